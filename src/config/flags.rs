@@ -1,0 +1,440 @@
+//! The table of all flags: those that ringd obeys, and those of etcd 3.7 that it knows.
+
+use super::value::Kind;
+
+/// One flag. The environment variable and the help text follow from it.
+pub struct Flag {
+    pub name: &'static str,
+    pub kind: Kind,
+    /// etcd's default, as it would be written on the command line.
+    pub default: &'static str,
+    pub effect: Effect,
+}
+
+/// What giving the flag does.
+pub enum Effect {
+    /// Obeyed; shown by `--help` in this group, with this text.
+    Obeyed(Group, &'static str),
+    /// Taken and, unless it has its default, answered with a warning. Nothing that the flag asks
+    /// for could be missed: the reason says why.
+    None(&'static str),
+    /// Known to etcd and without effect there as well.
+    Legacy,
+    /// Refused unless it has its default: to go on without it would be dangerous.
+    NotYet,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Group {
+    Member,
+    Listening,
+    Cluster,
+    Timing,
+    Limits,
+    Compaction,
+    Logging,
+    Unsafe,
+    Other,
+}
+
+impl Group {
+    pub const ALL: [(Group, &'static str); 9] = [
+        (Group::Member, "This member"),
+        (Group::Listening, "Where it listens, and where others find it"),
+        (Group::Cluster, "The cluster, when it starts for the first time"),
+        (Group::Timing, "Timing"),
+        (Group::Limits, "Limits"),
+        (Group::Compaction, "Compaction of old revisions"),
+        (Group::Logging, "Logging"),
+        (Group::Unsafe, "Unsafe"),
+        (Group::Other, "Other"),
+    ];
+}
+
+const fn obeyed(
+    name: &'static str,
+    kind: Kind,
+    default: &'static str,
+    group: Group,
+    help: &'static str,
+) -> Flag {
+    Flag { name, kind, default, effect: Effect::Obeyed(group, help) }
+}
+
+const fn without(name: &'static str, kind: Kind, default: &'static str, why: &'static str) -> Flag {
+    Flag { name, kind, default, effect: Effect::None(why) }
+}
+
+const fn legacy(name: &'static str) -> Flag {
+    Flag { name, kind: Kind::Text, default: "", effect: Effect::Legacy }
+}
+
+const fn not_yet(name: &'static str, kind: Kind, default: &'static str) -> Flag {
+    Flag { name, kind, default, effect: Effect::NotYet }
+}
+
+/// Spellings that etcd up to 3.6 took, for flags whose name today is not the same without
+/// `experimental-` in front.
+pub const OLD_NAMES: &[(&str, &str)] = &[
+    ("experimental-initial-corrupt-check", "feature-gates"),
+    ("experimental-compact-hash-check-enabled", "feature-gates"),
+    ("experimental-enable-lease-checkpoint", "feature-gates"),
+    ("experimental-enable-lease-checkpoint-persist", "feature-gates"),
+    ("experimental-txn-mode-write-with-shared-buffer", "feature-gates"),
+    ("experimental-stop-grpc-service-on-defrag", "feature-gates"),
+];
+
+/// The feature gates of etcd 3.7 and their defaults. None of them changes anything here.
+pub const FEATURE_GATES: &[(&str, bool)] = &[
+    ("AllAlpha", false),
+    ("AllBeta", false),
+    ("CompactHashCheck", false),
+    ("FastLeaseKeepAlive", true),
+    ("InitialCorruptCheck", false),
+    ("LeaseCheckpoint", false),
+    ("LeaseCheckpointPersist", false),
+    ("PriorityRequest", false),
+    ("SetMemberLocalAddr", false),
+    ("StopGRPCServiceOnDefrag", false),
+    ("TxnModeWriteWithSharedBuffer", true),
+];
+
+const ONE_MEMBER: &str = "it concerns clusters of several members";
+const NO_AUTH: &str = "it concerns authentication, which cannot be enabled yet";
+const NO_TLS: &str = "it concerns TLS, which is not served yet";
+const OWN_STORE: &str = "it tunes etcd's storage engine, and ringd has its own";
+const NO_DISCOVERY: &str = "it concerns discovery, which is not used";
+const NO_TRACING: &str = "traces are not exported";
+const NO_SLOW_LOG: &str = "slow requests are not logged";
+
+pub const FLAGS: &[Flag] = {
+    use Group::*;
+    use Kind::*;
+    &[
+        obeyed("name", Text, "default", Member, "Name of this member, for people."),
+        obeyed("data-dir", Text, "", Member, "Directory of the data; \"<name>.etcd\" if empty."),
+        obeyed(
+            "wal-dir",
+            Text,
+            "",
+            Member,
+            "Directory of the log alone; in the data directory if empty.",
+        ),
+        obeyed(
+            "listen-client-urls",
+            Urls,
+            "http://localhost:2379",
+            Listening,
+            "Where clients are served, by gRPC and HTTP; commas between URLs. An IP or localhost with a port, or unix:/path.",
+        ),
+        obeyed(
+            "advertise-client-urls",
+            Urls,
+            "http://localhost:2379",
+            Listening,
+            "Where clients are told to go. To be given whenever --listen-client-urls is.",
+        ),
+        obeyed(
+            "listen-metrics-urls",
+            Urls,
+            "",
+            Listening,
+            "Further places that answer /metrics, /health, /livez and /readyz.",
+        ),
+        obeyed(
+            "listen-peer-urls",
+            Urls,
+            "http://localhost:2380",
+            Listening,
+            "Where other members are heard.",
+        ),
+        obeyed(
+            "initial-advertise-peer-urls",
+            Urls,
+            "http://localhost:2380",
+            Cluster,
+            "Where other members find this one. The member's ID is made of it.",
+        ),
+        obeyed(
+            "initial-cluster",
+            Text,
+            "default=http://localhost:2380",
+            Cluster,
+            "All members as name=URL with commas between them; <name>=<initial-advertise-peer-urls> if only --name is given.",
+        ),
+        obeyed(
+            "initial-cluster-state",
+            OneOf(&["new", "existing"]),
+            "new",
+            Cluster,
+            "Whether the cluster is made now or joined.",
+        ),
+        obeyed(
+            "initial-cluster-token",
+            Text,
+            "etcd-cluster",
+            Cluster,
+            "Keeps clusters apart that have the same URLs.",
+        ),
+        obeyed(
+            "heartbeat-interval",
+            Uint,
+            "100",
+            Timing,
+            "Milliseconds between two heartbeats of the leader.",
+        ),
+        obeyed(
+            "election-timeout",
+            Uint,
+            "1000",
+            Timing,
+            "Milliseconds without a leader before an election; at least five heartbeats, at most 50000.",
+        ),
+        obeyed(
+            "snapshot-count",
+            Uint,
+            "10000",
+            Timing,
+            "Log entries kept for members that lag behind.",
+        ),
+        obeyed(
+            "watch-progress-notify-interval",
+            Duration,
+            "10m",
+            Timing,
+            "How often quiet watchers that asked for it are told the revision; at least 100ms.",
+        ),
+        obeyed(
+            "grpc-keepalive-min-time",
+            Duration,
+            "5s",
+            Timing,
+            "Shortest time between two pings of a client.",
+        ),
+        obeyed(
+            "grpc-keepalive-interval",
+            Duration,
+            "2h",
+            Timing,
+            "Silence after which a client is pinged; 0 for never.",
+        ),
+        obeyed(
+            "grpc-keepalive-timeout",
+            Duration,
+            "20s",
+            Timing,
+            "How long a ping may stay unanswered before the connection is closed.",
+        ),
+        obeyed(
+            "quota-backend-bytes",
+            Int,
+            "0",
+            Limits,
+            "Bytes in use above which writes are refused; 0 for 2 GiB, negative for no limit.",
+        ),
+        obeyed("max-txn-ops", Uint, "128", Limits, "Operations in one transaction."),
+        obeyed(
+            "max-request-bytes",
+            Uint,
+            "1572864",
+            Limits,
+            "Size of one request; at most 32 MiB.",
+        ),
+        obeyed(
+            "max-concurrent-streams",
+            Uint32,
+            "4294967295",
+            Limits,
+            "Requests that one connection may have open at a time.",
+        ),
+        obeyed(
+            "auto-compaction-mode",
+            OneOf(&["periodic", "revision"]),
+            "periodic",
+            Compaction,
+            "Whether the retention is a time or a number of revisions.",
+        ),
+        obeyed(
+            "auto-compaction-retention",
+            Text,
+            "0",
+            Compaction,
+            "How much history stays: a duration (a plain number is in hours), or a number of revisions; 0 for all.",
+        ),
+        obeyed("log-level", Text, "info", Logging, "debug, info, warn, error, panic or fatal."),
+        obeyed("log-format", OneOf(&["json", "console"]), "json", Logging, "How a line looks."),
+        obeyed(
+            "log-outputs",
+            Text,
+            "default",
+            Logging,
+            "stderr, stdout or paths of files, with commas between them; default is stderr.",
+        ),
+        obeyed("logger", Text, "zap", Logging, "Only zap, which is the shape of the lines."),
+        obeyed(
+            "unsafe-no-fsync",
+            Bool,
+            "false",
+            Unsafe,
+            "Acknowledge writes that are not on the disk: a power cut loses them.",
+        ),
+        obeyed("version", Bool, "false", Other, "Print the version and exit."),
+        obeyed(
+            "enable-grpc-gateway",
+            Bool,
+            "true",
+            Other,
+            "The JSON gateway, which is not there yet.",
+        ),
+        obeyed(
+            "feature-gates",
+            Text,
+            "",
+            Other,
+            "etcd's feature gates; known, and without effect.",
+        ),
+        // Without effect here.
+        without("auth-token-ttl", Uint, "300", NO_AUTH),
+        without("backend-batch-interval", Duration, "0", OWN_STORE),
+        without("backend-batch-limit", Int, "0", OWN_STORE),
+        without("backend-bbolt-freelist-type", Text, "", OWN_STORE),
+        without("bcrypt-cost", Uint, "10", NO_AUTH),
+        without(
+            "bootstrap-defrag-threshold-megabytes",
+            Uint,
+            "0",
+            "the store defragments itself while it runs",
+        ),
+        without("cipher-suites", Text, "", NO_TLS),
+        without("compact-hash-check-time", Duration, "1m", ONE_MEMBER),
+        without("compaction-batch-limit", Int, "0", "compaction runs in slices bounded by time"),
+        without(
+            "compaction-sleep-interval",
+            Duration,
+            "0",
+            "compaction runs in slices bounded by time",
+        ),
+        without("corrupt-check-time", Duration, "0", ONE_MEMBER),
+        without("discovery-cacert", Text, "", NO_DISCOVERY),
+        without("discovery-cert", Text, "", NO_DISCOVERY),
+        without("discovery-dial-timeout", Duration, "2s", NO_DISCOVERY),
+        without("discovery-insecure-skip-tls-verify", Bool, "false", NO_DISCOVERY),
+        without("discovery-insecure-transport", Bool, "true", NO_DISCOVERY),
+        without("discovery-keepalive-time", Duration, "2s", NO_DISCOVERY),
+        without("discovery-keepalive-timeout", Duration, "6s", NO_DISCOVERY),
+        without("discovery-key", Text, "", NO_DISCOVERY),
+        without("discovery-password", Text, "", NO_DISCOVERY),
+        without("discovery-request-timeout", Duration, "5s", NO_DISCOVERY),
+        without("discovery-user", Text, "", NO_DISCOVERY),
+        without("distributed-tracing-address", Text, "localhost:4317", NO_TRACING),
+        without("distributed-tracing-instance-id", Text, "", NO_TRACING),
+        without("distributed-tracing-sampling-rate", Int, "0", NO_TRACING),
+        without("distributed-tracing-service-name", Text, "etcd", NO_TRACING),
+        without("downgrade-check-time", Duration, "5s", ONE_MEMBER),
+        without("enable-distributed-tracing", Bool, "false", NO_TRACING),
+        without("enable-pprof", Bool, "false", "Go's profiler has no counterpart here"),
+        without("initial-election-tick-advance", Bool, "true", ONE_MEMBER),
+        without(
+            "log-rotation-config-json",
+            Text,
+            "{\"maxsize\": 100, \"maxage\": 0, \"maxbackups\": 0, \"localtime\": false, \"compress\": false}",
+            "logs are not rotated",
+        ),
+        without("max-learners", Int, "1", ONE_MEMBER),
+        without("max-snapshots", Uint, "5", OWN_STORE),
+        without("max-wals", Uint, "5", "segments of the log go as soon as nothing needs them"),
+        without(
+            "memory-mlock",
+            Bool,
+            "false",
+            "the store's pages stay under the control of the kernel",
+        ),
+        without("metrics", OneOf(&["basic", "extensive"]), "basic", "all metrics are always there"),
+        without("peer-skip-client-san-verification", Bool, "false", NO_TLS),
+        without("pre-vote", Bool, "true", ONE_MEMBER),
+        without("raft-read-timeout", Duration, "5s", ONE_MEMBER),
+        without("raft-write-timeout", Duration, "5s", ONE_MEMBER),
+        without("self-signed-cert-validity", Uint, "1", NO_TLS),
+        without("snapshot-catchup-entries", Uint, "5000", ONE_MEMBER),
+        without("socket-reuse-address", Bool, "false", "addresses are always reused"),
+        without("strict-reconfig-check", Bool, "true", ONE_MEMBER),
+        without("tls-max-version", Text, "", NO_TLS),
+        without("tls-min-version", Text, "TLS1.2", NO_TLS),
+        without("warning-apply-duration", Duration, "100ms", NO_SLOW_LOG),
+        without("warning-unary-request-duration", Duration, "300ms", NO_SLOW_LOG),
+        // Without effect anywhere.
+        legacy("cluster-active-size"),
+        legacy("cluster-remove-delay"),
+        legacy("cluster-sync-interval"),
+        legacy("config"),
+        legacy("force"),
+        legacy("max-result-buffer"),
+        legacy("max-retry-attempts"),
+        legacy("peer-election-timeout"),
+        legacy("peer-heartbeat-interval"),
+        legacy("retry-interval"),
+        legacy("snapshot"),
+        legacy("v"),
+        legacy("v2-deprecation"),
+        legacy("vv"),
+        // Refused: data, secrets or access would not be guarded as asked.
+        not_yet("auth-token", Text, "simple"),
+        not_yet("auto-tls", Bool, "false"),
+        not_yet("cert-file", Text, ""),
+        not_yet("client-cert-allowed-hostname", Text, ""),
+        not_yet("client-cert-auth", Bool, "false"),
+        not_yet("client-cert-file", Text, ""),
+        not_yet("client-crl-file", Text, ""),
+        not_yet("client-key-file", Text, ""),
+        not_yet("config-file", Text, ""),
+        not_yet("cors", Text, "*"),
+        not_yet("discovery-endpoints", Text, ""),
+        not_yet("discovery-fallback", OneOf(&["exit", "proxy"]), "exit"),
+        not_yet("discovery-srv", Text, ""),
+        not_yet("discovery-srv-name", Text, ""),
+        not_yet("discovery-token", Text, ""),
+        not_yet("enable-log-rotation", Bool, "false"),
+        not_yet("force-new-cluster", Bool, "false"),
+        not_yet("host-whitelist", Text, "*"),
+        not_yet("key-file", Text, ""),
+        not_yet("listen-client-http-urls", Urls, ""),
+        not_yet("peer-auto-tls", Bool, "false"),
+        not_yet("peer-cert-allowed-cn", Text, ""),
+        not_yet("peer-cert-allowed-hostname", Text, ""),
+        not_yet("peer-cert-file", Text, ""),
+        not_yet("peer-client-cert-auth", Bool, "false"),
+        not_yet("peer-client-cert-file", Text, ""),
+        not_yet("peer-client-key-file", Text, ""),
+        not_yet("peer-crl-file", Text, ""),
+        not_yet("peer-key-file", Text, ""),
+        not_yet("peer-trusted-ca-file", Text, ""),
+        not_yet("socket-reuse-port", Bool, "false"),
+        not_yet("trusted-ca-file", Text, ""),
+    ]
+};
+
+/// The flag of that name, and whether the name is an old spelling of it.
+pub fn find(name: &str) -> Option<(usize, Spelling)> {
+    let position = |name: &str| FLAGS.iter().position(|f| f.name == name);
+    if let Some(at) = position(name) {
+        return Some((at, Spelling::Today));
+    }
+    if let Some((_, new)) = OLD_NAMES.iter().find(|(old, _)| *old == name) {
+        return position(new).map(|at| (at, Spelling::Gate));
+    }
+    position(name.strip_prefix("experimental-")?).map(|at| (at, Spelling::Experimental))
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Spelling {
+    Today,
+    /// `experimental-` in front of today's name.
+    Experimental,
+    /// A switch of its own once, a feature gate today; none of the gates has an effect here.
+    Gate,
+}
+
+/// `ETCD_` and the flag in capitals with underscores.
+pub fn env_name(flag: &str) -> String {
+    format!("ETCD_{}", flag.to_ascii_uppercase().replace('-', "_"))
+}

@@ -1,0 +1,512 @@
+//! What a process is told: arguments and environment in, a [`Command`] or one line of complaint out.
+//!
+//! Spelling, defaults and rules are etcd 3.7's, so that its command lines, charts and unit files
+//! work as they are: `--flag value`, `--flag=value`, `-flag value`, `-flag=value`, `ETCD_FLAG`; the
+//! command line wins. The flags that etcd has and ringd has not are either without effect, which is
+//! said in a warning, or refused ([`flags`] has the table).
+//!
+//! Invariant: a `Config` has been checked; whoever gets one does not check again. What only matters
+//! when a member starts for the first time is checked by [`Config::bootstrap_members`], because
+//! etcd ignores these flags on every later start.
+//!
+//! Knows nothing of files, sockets, clocks or names that would have to be looked up.
+
+mod args;
+mod flags;
+mod help;
+#[cfg(test)]
+mod tests;
+mod url;
+mod value;
+
+use std::ffi::OsString;
+use std::fmt;
+use std::path::PathBuf;
+
+use args::{Asked, Settings};
+pub use url::{Address, Scheme, Url};
+
+/// etcd: `maxElectionMs`.
+const ELECTION_TIMEOUT_MAX_MS: u64 = 50_000;
+/// etcd: an election timeout below five heartbeats elects for no reason.
+const HEARTBEATS_IN_ELECTION_TIMEOUT_MIN: u64 = 5;
+/// etcd: `DefaultQuotaBytes`, what 0 stands for.
+const QUOTA_DEFAULT_BYTES: i64 = 2 * 1024 * 1024 * 1024;
+/// etcd: `minWatchProgressInterval`; smaller ones are raised to it.
+const WATCH_PROGRESS_NOTIFY_MIN_MS: u64 = 100;
+/// etcd: `DefaultSnapshotCount`, what 0 stands for.
+const SNAPSHOT_COUNT_DEFAULT: u64 = 10_000;
+/// Ours: an entry lies in one segment of the log (64 MiB), with room for what surrounds it.
+/// etcd has no limit here, and warns above 10 MiB.
+const REQUEST_MAX_BYTES: u64 = 32 * 1024 * 1024;
+
+/// What the process was asked to do.
+#[derive(Debug)]
+pub enum Command {
+    Run(Box<Config>),
+    /// Print [`version::text`](crate::version::text) and exit with 0.
+    Version,
+    /// Print [`help`] and exit with 0.
+    Help,
+}
+
+/// One line that names the flag, the value and the rule. The process ends with exit code 2.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct UsageError(String);
+
+impl fmt::Display for UsageError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl std::error::Error for UsageError {}
+
+fn err(line: String) -> UsageError {
+    UsageError(line)
+}
+
+/// A checked configuration.
+#[derive(Clone, Debug)]
+pub struct Config {
+    pub name: String,
+    pub data_dir: PathBuf,
+    /// The directory of the log, if it is not in the data directory.
+    pub wal_dir: Option<PathBuf>,
+
+    /// At least one, each with an address that can be listened on.
+    pub listen_client_urls: Vec<Url>,
+    pub advertise_client_urls: Vec<Url>,
+    pub listen_metrics_urls: Vec<Url>,
+    pub listen_peer_urls: Vec<Url>,
+    pub initial_advertise_peer_urls: Vec<Url>,
+    /// `name=url,name=url,…`, read by [`Config::bootstrap_members`].
+    pub initial_cluster: String,
+    pub initial_cluster_state: ClusterState,
+    pub initial_cluster_token: String,
+
+    pub heartbeat_interval_ms: u64,
+    pub election_timeout_ms: u64,
+    pub snapshot_count: u64,
+    pub watch_progress_notify_interval_ms: u64,
+    pub keepalive: Keepalive,
+
+    /// As `Status` shows it: never 0, negative for no limit. See [`Config::quota_bytes`].
+    pub quota_backend_bytes: i64,
+    pub max_txn_ops: usize,
+    /// Size of one encoded request; gRPC messages may be 512 KiB larger.
+    pub max_request_bytes: usize,
+    pub max_concurrent_streams: u32,
+    pub auto_compaction: AutoCompaction,
+
+    pub log: Log,
+    pub unsafe_no_fsync: bool,
+
+    /// What was given and has no effect, one line each, to be logged.
+    pub warnings: Vec<String>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ClusterState {
+    New,
+    Existing,
+}
+
+/// HTTP/2 pings, as gRPC servers do them. 0 is never.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Keepalive {
+    /// Clients that ping more often are sent away.
+    pub min_time_ms: u64,
+    pub interval_ms: u64,
+    pub timeout_ms: u64,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum AutoCompaction {
+    Off,
+    /// Revisions older than this go.
+    Periodic {
+        retention_ms: u64,
+    },
+    /// This many revisions stay.
+    Revision {
+        retention: i64,
+    },
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Log {
+    pub level: LogLevel,
+    pub format: LogFormat,
+    /// At least one.
+    pub outputs: Vec<LogOutput>,
+}
+
+/// In rising severity.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum LogLevel {
+    Debug,
+    Info,
+    Warn,
+    Error,
+    Panic,
+    Fatal,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LogFormat {
+    Json,
+    Console,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum LogOutput {
+    Stderr,
+    Stdout,
+    File(PathBuf),
+}
+
+/// The text of `--help`.
+pub fn help() -> String {
+    help::text()
+}
+
+impl Config {
+    /// `args` without the program's name; `env` may hold variables of all kinds.
+    pub fn parse(
+        args: impl IntoIterator<Item = impl Into<OsString>>,
+        env: impl IntoIterator<Item = (impl Into<OsString>, impl Into<OsString>)>,
+    ) -> Result<Command, UsageError> {
+        let args = args.into_iter().map(Into::into);
+        let env = env.into_iter().map(|(name, value)| (name.into(), value.into()));
+        match args::read(args, env)? {
+            Asked::Help => Ok(Command::Help),
+            Asked::Version => Ok(Command::Version),
+            Asked::Run(settings) => Self::build(settings).map(|c| Command::Run(Box::new(c))),
+        }
+    }
+
+    fn build(s: Settings) -> Result<Self, UsageError> {
+        let log = log(&s)?;
+        let mut warnings = s.warnings.clone();
+        feature_gates(&s, &mut warnings)?;
+        if s.is_set("enable-grpc-gateway") && s.bool("enable-grpc-gateway") {
+            warnings
+                .push("--enable-grpc-gateway has no effect: there is no JSON gateway yet".into());
+        }
+        let name = s.text("name").to_owned();
+        let path = |flag: &str| Some(s.text(flag)).filter(|p| !p.is_empty()).map(PathBuf::from);
+        let data_dir = path("data-dir").unwrap_or_else(|| PathBuf::from(format!("{name}.etcd")));
+
+        let listen_client_urls = bind_urls(&s, "listen-client-urls")?;
+        if listen_client_urls.is_empty() {
+            return Err(s.invalid("listen-client-urls", "must name at least one URL"));
+        }
+        if s.is_set("listen-client-urls") && !s.is_set("advertise-client-urls") {
+            return Err(err(
+                "--advertise-client-urls is required when --listen-client-urls is set \
+                            explicitly"
+                    .to_owned(),
+            ));
+        }
+        let initial_advertise_peer_urls = host_urls(&s, "initial-advertise-peer-urls")?;
+
+        let (heartbeat_interval_ms, election_timeout_ms) = timing(&s)?;
+        let watch_progress_ms = value::ns_to_ms(s.duration_ns("watch-progress-notify-interval"));
+        let watch_progress_notify_interval_ms = watch_progress_ms.max(WATCH_PROGRESS_NOTIFY_MIN_MS);
+        if watch_progress_ms < WATCH_PROGRESS_NOTIFY_MIN_MS {
+            warnings.push(format!(
+                "--watch-progress-notify-interval {} is raised to the least, {}",
+                s.text("watch-progress-notify-interval"),
+                value::show_ms(WATCH_PROGRESS_NOTIFY_MIN_MS)
+            ));
+        }
+        let max_request_bytes = s.uint("max-request-bytes");
+        if max_request_bytes > REQUEST_MAX_BYTES {
+            return Err(s.invalid(
+                "max-request-bytes",
+                &format!("must be at most {REQUEST_MAX_BYTES} (32 MiB), to fit into the log"),
+            ));
+        }
+
+        Ok(Self {
+            data_dir,
+            wal_dir: path("wal-dir"),
+            listen_client_urls,
+            advertise_client_urls: host_urls(&s, "advertise-client-urls")?,
+            listen_metrics_urls: bind_urls(&s, "listen-metrics-urls")?,
+            listen_peer_urls: bind_urls(&s, "listen-peer-urls")?,
+            initial_cluster: initial_cluster(&s, &name, &initial_advertise_peer_urls),
+            initial_advertise_peer_urls,
+            initial_cluster_state: match s.text("initial-cluster-state") {
+                "existing" => ClusterState::Existing,
+                _ => ClusterState::New,
+            },
+            initial_cluster_token: s.text("initial-cluster-token").to_owned(),
+            heartbeat_interval_ms,
+            election_timeout_ms,
+            snapshot_count: match s.uint("snapshot-count") {
+                0 => SNAPSHOT_COUNT_DEFAULT,
+                count => count,
+            },
+            watch_progress_notify_interval_ms,
+            keepalive: Keepalive {
+                min_time_ms: duration_ms(&s, "grpc-keepalive-min-time")?,
+                interval_ms: duration_ms(&s, "grpc-keepalive-interval")?,
+                timeout_ms: duration_ms(&s, "grpc-keepalive-timeout")?,
+            },
+            quota_backend_bytes: match s.int("quota-backend-bytes") {
+                0 => QUOTA_DEFAULT_BYTES,
+                bytes => bytes,
+            },
+            max_txn_ops: usize::try_from(s.uint("max-txn-ops")).unwrap_or(usize::MAX),
+            max_request_bytes: usize::try_from(max_request_bytes).unwrap_or(usize::MAX),
+            max_concurrent_streams: u32::try_from(s.uint("max-concurrent-streams"))
+                .unwrap_or(u32::MAX),
+            auto_compaction: auto_compaction(&s)?,
+            log,
+            unsafe_no_fsync: s.bool("unsafe-no-fsync"),
+            name,
+            warnings,
+        })
+    }
+
+    /// Above this many bytes in use, writes are refused.
+    pub fn quota_bytes(&self) -> Option<u64> {
+        u64::try_from(self.quota_backend_bytes).ok()
+    }
+
+    /// The members of a cluster that starts for the first time: name and sorted peer URLs of each,
+    /// this member among them. To be called only when there is no data yet.
+    pub fn bootstrap_members(&self) -> Result<Vec<(String, Vec<String>)>, UsageError> {
+        if self.initial_cluster_state == ClusterState::Existing {
+            return Err(err(
+                "not supported yet: --initial-cluster-state (set to \"existing\")".into()
+            ));
+        }
+        let cluster = read_initial_cluster(&self.initial_cluster)?;
+        let Some((_, ours)) = cluster.iter().find(|(name, _)| *name == self.name) else {
+            return Err(err(format!(
+                "couldn't find local name {:?} in the initial cluster configuration",
+                self.name
+            )));
+        };
+        self.check_advertised(ours)?;
+        let mut all: Vec<_> = cluster.iter().flat_map(|(_, urls)| urls).collect();
+        let total = all.len();
+        all.sort();
+        all.dedup();
+        if all.len() < total {
+            return Err(err(format!("initial cluster {} has duplicate url", self.initial_cluster)));
+        }
+        if cluster.len() > 1 {
+            return Err(err(format!(
+                "not supported yet: --initial-cluster with {} members (set to {:?})",
+                cluster.len(),
+                self.initial_cluster
+            )));
+        }
+        let texts = |urls: Vec<Url>| urls.iter().map(|url| url.as_str().to_owned()).collect();
+        Ok(cluster.into_iter().map(|(name, urls)| (name, texts(urls))).collect())
+    }
+
+    /// What the cluster is told about this member and what this member tells others must agree.
+    fn check_advertised(&self, in_cluster: &[Url]) -> Result<(), UsageError> {
+        let advertised = &self.initial_advertise_peer_urls;
+        let missing = |from: &[Url], of: &[Url]| -> Vec<String> {
+            let there: Vec<_> = from.iter().map(Url::resolved).collect();
+            of.iter().filter(|u| !there.contains(&u.resolved())).map(Url::to_string).collect()
+        };
+        let named = |urls: &[String]| -> String {
+            let pairs: Vec<_> = urls.iter().map(|url| format!("{}={url}", self.name)).collect();
+            pairs.join(",")
+        };
+        let texts: Vec<_> = advertised.iter().map(Url::to_string).collect();
+        let only_in_cluster = missing(advertised, in_cluster);
+        if !only_in_cluster.is_empty() {
+            return Err(err(format!(
+                "--initial-cluster has {} but missing from --initial-advertise-peer-urls={}",
+                named(&only_in_cluster),
+                texts.join(",")
+            )));
+        }
+        let only_advertised = missing(in_cluster, advertised);
+        if !only_advertised.is_empty() {
+            return Err(err(format!(
+                "--initial-advertise-peer-urls has {} but missing from --initial-cluster={}",
+                only_advertised.join(","),
+                self.initial_cluster
+            )));
+        }
+        Ok(())
+    }
+}
+
+fn bind_urls(s: &Settings, flag: &str) -> Result<Vec<Url>, UsageError> {
+    let urls = s.urls(flag);
+    for url in &urls {
+        url.check_bind().map_err(|rule| s.invalid(flag, &rule))?;
+        if url.is_tls() {
+            return Err(s.invalid(flag, &format!("TLS is not supported yet ({url})")));
+        }
+    }
+    Ok(urls)
+}
+
+fn host_urls(s: &Settings, flag: &str) -> Result<Vec<Url>, UsageError> {
+    let urls = s.urls(flag);
+    for url in &urls {
+        url.check_host().map_err(|rule| s.invalid(flag, &rule))?;
+    }
+    Ok(urls)
+}
+
+fn timing(s: &Settings) -> Result<(u64, u64), UsageError> {
+    let heartbeat_ms = s.uint("heartbeat-interval");
+    let election_ms = s.uint("election-timeout");
+    for (flag, ms) in [("heartbeat-interval", heartbeat_ms), ("election-timeout", election_ms)] {
+        if ms == 0 {
+            return Err(err(format!("--{flag} must be >0 (set to 0ms)")));
+        }
+    }
+    if heartbeat_ms.saturating_mul(HEARTBEATS_IN_ELECTION_TIMEOUT_MIN) > election_ms {
+        return Err(err(format!(
+            "--election-timeout[{election_ms}ms] should be at least as 5 times as \
+             --heartbeat-interval[{heartbeat_ms}ms]"
+        )));
+    }
+    if election_ms > ELECTION_TIMEOUT_MAX_MS {
+        return Err(err(format!(
+            "--election-timeout[{election_ms}ms] is too long, and should be set less than \
+             {ELECTION_TIMEOUT_MAX_MS}ms"
+        )));
+    }
+    Ok((heartbeat_ms, election_ms))
+}
+
+fn duration_ms(s: &Settings, flag: &str) -> Result<u64, UsageError> {
+    let ns = s.duration_ns(flag);
+    if ns < 0 {
+        return Err(s.invalid(flag, "must not be negative"));
+    }
+    Ok(value::ns_to_ms(ns))
+}
+
+fn auto_compaction(s: &Settings) -> Result<AutoCompaction, UsageError> {
+    const FLAG: &str = "auto-compaction-retention";
+    const HOUR_NS: i64 = 3_600_000_000_000;
+    let text = s.text(FLAG);
+    let number = text.parse::<i64>().ok().filter(|n| *n >= 0);
+    if s.text("auto-compaction-mode") == "revision" {
+        let rule = "must be a number of revisions, as --auto-compaction-mode is revision";
+        return match number.ok_or_else(|| s.invalid(FLAG, rule))? {
+            0 => Ok(AutoCompaction::Off),
+            retention => Ok(AutoCompaction::Revision { retention }),
+        };
+    }
+    let ns = match number {
+        Some(hours) => hours.checked_mul(HOUR_NS).ok_or_else(|| "is too long".to_owned()),
+        None => value::read_duration(text),
+    };
+    match ns.map_err(|rule| s.invalid(FLAG, &rule))? {
+        0 => Ok(AutoCompaction::Off),
+        ns if ns < 0 => Err(s.invalid(FLAG, "must not be negative")),
+        ns => Ok(AutoCompaction::Periodic { retention_ms: value::ns_to_ms(ns) }),
+    }
+}
+
+fn log(s: &Settings) -> Result<Log, UsageError> {
+    if s.text("logger") != "zap" {
+        return Err(err(format!("unknown logger option {:?} for --logger", s.text("logger"))));
+    }
+    let level = match s.text("log-level").to_ascii_lowercase().as_str() {
+        "debug" => LogLevel::Debug,
+        "info" => LogLevel::Info,
+        "warn" | "warning" => LogLevel::Warn,
+        "error" => LogLevel::Error,
+        "dpanic" | "panic" => LogLevel::Panic,
+        "fatal" => LogLevel::Fatal,
+        _ => {
+            return Err(
+                s.invalid("log-level", "must be one of debug, info, warn, error, panic, fatal")
+            );
+        }
+    };
+    let format =
+        if s.text("log-format") == "console" { LogFormat::Console } else { LogFormat::Json };
+    Ok(Log { level, format, outputs: log_outputs(s)? })
+}
+
+fn log_outputs(s: &Settings) -> Result<Vec<LogOutput>, UsageError> {
+    let mut names: Vec<_> = s.text("log-outputs").split(',').filter(|n| !n.is_empty()).collect();
+    if names.is_empty() {
+        names.push("default");
+    }
+    if names.contains(&"/dev/null") {
+        // As in etcd: with this among them, the others are silent, too.
+        return Ok(vec![LogOutput::File(PathBuf::from("/dev/null"))]);
+    }
+    if names.len() > 1 && names.contains(&"default") {
+        return Err(s.invalid("log-outputs", "default cannot be one of several outputs"));
+    }
+    let mut outputs: Vec<_> = names
+        .into_iter()
+        .map(|name| match name {
+            // Under systemd, stderr is the journal.
+            "default" | "stderr" | "systemd/journal" => LogOutput::Stderr,
+            "stdout" => LogOutput::Stdout,
+            path => LogOutput::File(PathBuf::from(path)),
+        })
+        .collect();
+    outputs.sort();
+    outputs.dedup();
+    Ok(outputs)
+}
+
+fn feature_gates(s: &Settings, warnings: &mut Vec<String>) -> Result<(), UsageError> {
+    const FLAG: &str = "feature-gates";
+    for pair in s.text(FLAG).split(',').map(str::trim).filter(|pair| !pair.is_empty()) {
+        let (gate, on) = pair
+            .split_once('=')
+            .ok_or_else(|| s.invalid(FLAG, &format!("missing bool value for {pair}")))?;
+        let Some((_, default)) = flags::FEATURE_GATES.iter().find(|(name, _)| *name == gate) else {
+            return Err(s.invalid(FLAG, &format!("unrecognized feature gate: {gate}")));
+        };
+        let value = value::Kind::Bool
+            .read(on.trim())
+            .map_err(|rule| s.invalid(FLAG, &format!("{rule} ({gate})")))?;
+        if value != value::Value::Bool(*default) {
+            warnings.push(format!("--feature-gates {gate}={} has no effect", on.trim()));
+        }
+    }
+    Ok(())
+}
+
+/// etcd's rule: a name given alone makes a cluster of its own; without a name, or with another
+/// peer URL, nothing is guessed.
+fn initial_cluster(s: &Settings, name: &str, advertised: &[Url]) -> String {
+    const FLAG: &str = "initial-cluster";
+    if s.is_set(FLAG) || name == "default" {
+        return s.text(FLAG).to_owned();
+    }
+    let name = if name.is_empty() { "default" } else { name };
+    let pairs: Vec<_> = advertised.iter().map(|url| format!("{name}={url}")).collect();
+    pairs.join(",")
+}
+
+/// Names in the order of their first mention, URLs sorted.
+fn read_initial_cluster(text: &str) -> Result<Vec<(String, Vec<Url>)>, UsageError> {
+    let mut cluster: Vec<(String, Vec<Url>)> = Vec::new();
+    for pair in text.split(',').filter(|pair| !pair.is_empty()) {
+        let (name, url) = pair.split_once('=').unwrap_or((pair, ""));
+        let url = Url::parse(url).map_err(|rule| {
+            err(format!("invalid value {text:?} for flag -initial-cluster: {rule}"))
+        })?;
+        match cluster.iter_mut().find(|(known, _)| known == name) {
+            Some((_, urls)) => urls.push(url),
+            None => cluster.push((name.to_owned(), vec![url])),
+        }
+    }
+    cluster.iter_mut().for_each(|(_, urls)| urls.sort());
+    Ok(cluster)
+}

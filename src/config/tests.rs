@@ -1,0 +1,560 @@
+//! Every rule of the command line, as tables: what is given, and what comes of it.
+
+use super::*;
+
+fn parse(args: &[&str]) -> Result<Command, UsageError> {
+    Config::parse(args.iter().copied(), std::iter::empty::<(&str, &str)>())
+}
+
+fn parse_env(args: &[&str], env: &[(&str, &str)]) -> Result<Command, UsageError> {
+    Config::parse(args.iter().copied(), env.iter().copied())
+}
+
+fn run(result: Result<Command, UsageError>) -> Config {
+    match result {
+        Ok(Command::Run(config)) => *config,
+        other => panic!("expected a configuration, got {other:?}"),
+    }
+}
+
+fn config(args: &[&str]) -> Config {
+    run(parse(args))
+}
+
+fn complaint(args: &[&str]) -> String {
+    match parse(args) {
+        Err(error) => error.to_string(),
+        Ok(command) => panic!("{args:?} was taken: {command:?}"),
+    }
+}
+
+fn texts(urls: &[Url]) -> Vec<&str> {
+    urls.iter().map(Url::as_str).collect()
+}
+
+#[test]
+fn without_flags_everything_has_etcds_default() {
+    let c = config(&[]);
+    assert_eq!(c.name, "default");
+    assert_eq!(c.data_dir, PathBuf::from("default.etcd"));
+    assert_eq!(c.wal_dir, None);
+    assert_eq!(texts(&c.listen_client_urls), ["http://localhost:2379"]);
+    assert_eq!(texts(&c.advertise_client_urls), ["http://localhost:2379"]);
+    assert_eq!(texts(&c.listen_peer_urls), ["http://localhost:2380"]);
+    assert_eq!(texts(&c.initial_advertise_peer_urls), ["http://localhost:2380"]);
+    assert!(c.listen_metrics_urls.is_empty());
+    assert_eq!(c.initial_cluster, "default=http://localhost:2380");
+    assert_eq!(c.initial_cluster_state, ClusterState::New);
+    assert_eq!(c.initial_cluster_token, "etcd-cluster");
+    assert_eq!((c.heartbeat_interval_ms, c.election_timeout_ms), (100, 1000));
+    assert_eq!(c.snapshot_count, 10_000);
+    assert_eq!(c.watch_progress_notify_interval_ms, 600_000);
+    let keepalive = Keepalive { min_time_ms: 5_000, interval_ms: 7_200_000, timeout_ms: 20_000 };
+    assert_eq!(c.keepalive, keepalive);
+    assert_eq!(c.quota_backend_bytes, 2_147_483_648);
+    assert_eq!((c.max_txn_ops, c.max_request_bytes), (128, 1_572_864));
+    assert_eq!(c.max_concurrent_streams, u32::MAX);
+    assert_eq!(c.auto_compaction, AutoCompaction::Off);
+    let log =
+        Log { level: LogLevel::Info, format: LogFormat::Json, outputs: vec![LogOutput::Stderr] };
+    assert_eq!(c.log, log);
+    assert!(!c.unsafe_no_fsync);
+    assert_eq!(c.warnings, Vec::<String>::new());
+}
+
+#[test]
+fn a_flag_may_be_spelled_in_four_ways() {
+    for args in [
+        &["--name", "m1"][..],
+        &["--name=m1"],
+        &["-name", "m1"],
+        &["-name=m1"],
+        &["--name=other", "-name", "m1"],
+    ] {
+        assert_eq!(config(args).name, "m1", "{args:?}");
+    }
+    assert_eq!(config(&["--name", "-x"]).name, "-x");
+    assert_eq!(config(&["--name=a=b"]).name, "a=b");
+    assert_eq!(config(&["--name="]).name, "");
+}
+
+#[test]
+fn a_boolean_never_takes_the_next_argument() {
+    for (args, on) in [
+        (&["--unsafe-no-fsync"][..], true),
+        (&["-unsafe-no-fsync=true"], true),
+        (&["--unsafe-no-fsync=1"], true),
+        (&["--unsafe-no-fsync=F"], false),
+        (&["--unsafe-no-fsync", "--name", "x"], true),
+    ] {
+        assert_eq!(config(args).unsafe_no_fsync, on, "{args:?}");
+    }
+    assert_eq!(complaint(&["--unsafe-no-fsync", "false"]), "\"false\" is not a valid flag");
+}
+
+#[test]
+fn what_is_no_flag_is_named_in_one_line() {
+    let cases: &[(&[&str], &str)] = &[
+        (&["--nope"], "flag provided but not defined: -nope"),
+        (&["-nope=1"], "flag provided but not defined: -nope"),
+        (&["--experimental-nope"], "flag provided but not defined: -experimental-nope"),
+        (&["start"], "\"start\" is not a valid flag"),
+        (&["-"], "\"-\" is not a valid flag"),
+        (&[""], "\"\" is not a valid flag"),
+        (&["--", "x"], "\"x\" is not a valid flag"),
+        (&["---name"], "bad flag syntax: ---name"),
+        (&["--=x"], "bad flag syntax: --=x"),
+        (&["--name"], "flag needs an argument: -name"),
+        (
+            &["--heartbeat-interval", "fast"],
+            "invalid value \"fast\" for flag -heartbeat-interval: must be a whole number from 0 to 18446744073709551615",
+        ),
+        (
+            &["--unsafe-no-fsync=maybe"],
+            "invalid value \"maybe\" for flag -unsafe-no-fsync: must be true or false",
+        ),
+        (
+            &["--watch-progress-notify-interval=5"],
+            "invalid value \"5\" for flag -watch-progress-notify-interval: must be a duration such as 100ms, 10s or 1h30m (missing unit)",
+        ),
+        (
+            &["--initial-cluster-state=old"],
+            "invalid value \"old\" for flag -initial-cluster-state: must be one of new, existing",
+        ),
+        (
+            &["--grpc-keepalive-timeout=-1s"],
+            "invalid value \"-1s\" for flag -grpc-keepalive-timeout: must not be negative",
+        ),
+    ];
+    for (args, expected) in cases {
+        assert_eq!(complaint(args), *expected, "{args:?}");
+    }
+    assert_eq!(config(&["--"]).name, "default");
+}
+
+#[test]
+fn version_and_help_are_commands_of_their_own() {
+    for args in [&["--version"][..], &["-version"], &["--version=true", "--name", "x"]] {
+        assert!(matches!(parse(args), Ok(Command::Version)), "{args:?}");
+    }
+    for args in [&["--help"][..], &["-h"], &["-help"], &["--name", "x", "--help", "--nope"]] {
+        assert!(matches!(parse(args), Ok(Command::Help)), "{args:?}");
+    }
+    // As in etcd, where the arguments are read first.
+    assert_eq!(complaint(&["--version", "--nope"]), "flag provided but not defined: -nope");
+    // The environment cannot ask for the version, and is not looked at when it is asked for.
+    let env = [("ETCD_VERSION", "true"), ("ETCD_HEARTBEAT_INTERVAL", "x")];
+    assert!(matches!(parse_env(&["--version"], &env), Ok(Command::Version)));
+    assert!(matches!(parse_env(&[], &env[..1]), Ok(Command::Run(_))));
+}
+
+#[test]
+fn help_names_every_flag_once() {
+    let help = help();
+    let (entries, lists) = help.split_once("\nFlags of etcd that").unwrap();
+    for flag in flags::FLAGS {
+        let entry = format!("  --{} ", flag.name);
+        let entries = entries.lines().filter(|line| line.starts_with(&entry)).count();
+        let listed = lists.split_whitespace().filter(|word| *word == flag.name).count();
+        assert_eq!(entries + listed, 1, "--{}", flag.name);
+        let obeyed = matches!(flag.effect, flags::Effect::Obeyed(..));
+        assert_eq!(entries == 1, obeyed, "--{}", flag.name);
+    }
+    assert!(help.lines().all(|line| line.len() <= 160));
+}
+
+#[test]
+fn the_environment_gives_what_the_command_line_does_not() {
+    let env = [("ETCD_NAME", "from-env"), ("ETCD_ELECTION_TIMEOUT", "2000"), ("HOME", "/")];
+    let c = run(parse_env(&["--name=from-flag"], &env));
+    assert_eq!((c.name.as_str(), c.election_timeout_ms), ("from-flag", 2000));
+    assert_eq!(c.warnings, ["--name on the command line wins over ETCD_NAME"]);
+
+    let c = run(parse_env(&[], &[("ETCD_UNSAFE_NO_FSYNC", "true"), ("ETCD_NAME", "")]));
+    assert_eq!((c.name.as_str(), c.unsafe_no_fsync), ("default", true));
+    assert_eq!(c.warnings, Vec::<String>::new());
+}
+
+#[test]
+fn a_bad_variable_is_named_as_a_variable() {
+    let error = parse_env(&[], &[("ETCD_ELECTION_TIMEOUT", "x")]).unwrap_err().to_string();
+    assert!(error.starts_with("invalid value \"x\" for ETCD_ELECTION_TIMEOUT: "), "{error}");
+    let error = parse_env(&[], &[("ETCD_CERT_FILE", "a")]).unwrap_err().to_string();
+    assert_eq!(error, "not supported yet: ETCD_CERT_FILE (set to \"a\")");
+}
+
+#[test]
+fn unknown_variables_are_warned_of_if_they_look_like_etcds() {
+    let env = [
+        ("ETCD_NOPE", "1"),
+        ("ETCD_name", "1"),
+        ("ETCDCTL_API", "3"),
+        ("ETCD_UNSUPPORTED_ARCH", "arm64"),
+    ];
+    let warnings = run(parse_env(&[], &env)).warnings;
+    let nope = "unrecognized environment variable ETCD_NOPE";
+    assert_eq!(warnings, [nope, "unrecognized environment variable ETCD_name"]);
+}
+
+#[cfg(unix)]
+#[test]
+fn text_that_is_not_utf8_is_refused() {
+    use std::os::unix::ffi::OsStringExt;
+    let bad = OsString::from_vec(b"--name=\xff".to_vec());
+    let error = Config::parse([bad], std::iter::empty::<(&str, &str)>()).unwrap_err();
+    assert!(error.to_string().ends_with("is not UTF-8"), "{error}");
+}
+
+#[test]
+fn where_to_listen_must_be_an_address() {
+    let with = |flag: &str, url: &str| {
+        complaint(&[&format!("--{flag}={url}"), "--advertise-client-urls=http://a:1"])
+    };
+    for flag in ["listen-client-urls", "listen-peer-urls", "listen-metrics-urls"] {
+        for (url, rule) in [
+            ("http://example.com:1", "expected IP in URL for binding (http://example.com:1)"),
+            ("http://1.2.3.4", "URL address does not have the form \"host:port\": http://1.2.3.4"),
+            ("http://1.2.3.4:1/x", "URL must not contain a path: http://1.2.3.4:1/x"),
+            ("tcp://1.2.3.4:1", "URL scheme must be http, https, unix, or unixs: tcp://1.2.3.4:1"),
+            ("https://1.2.3.4:1", "TLS is not supported yet (https://1.2.3.4:1)"),
+            ("unixs:/a", "TLS is not supported yet (unixs:/a)"),
+        ] {
+            assert_eq!(with(flag, url), format!("invalid value {url:?} for flag -{flag}: {rule}"));
+        }
+    }
+    assert_eq!(
+        with("listen-client-urls", ""),
+        "invalid value \"\" for flag -listen-client-urls: must name at least one URL"
+    );
+}
+
+#[test]
+fn several_urls_are_sorted_and_taken_once() {
+    let c = config(&[
+        "--listen-client-urls=http://127.0.0.1:3,http://0.0.0.0:2,unix:/tmp/s,http://127.0.0.1:3",
+        "--advertise-client-urls=https://etcd.example.com:2379",
+    ]);
+    let expected = ["http://0.0.0.0:2", "http://127.0.0.1:3", "unix:/tmp/s"];
+    assert_eq!(texts(&c.listen_client_urls), expected);
+    assert_eq!(texts(&c.advertise_client_urls), ["https://etcd.example.com:2379"]);
+}
+
+#[test]
+fn who_listens_elsewhere_must_say_where_clients_find_it() {
+    let line = "--advertise-client-urls is required when --listen-client-urls is set explicitly"
+        .to_owned();
+    assert_eq!(complaint(&["--listen-client-urls=http://127.0.0.1:1"]), line);
+    let env = [("ETCD_LISTEN_CLIENT_URLS", "http://127.0.0.1:1")];
+    assert_eq!(parse_env(&[], &env).unwrap_err().to_string(), line);
+    let both = [env[0], ("ETCD_ADVERTISE_CLIENT_URLS", "http://127.0.0.1:1")];
+    assert!(parse_env(&[], &both).is_ok());
+}
+
+#[test]
+fn what_is_advertised_needs_a_host() {
+    for flag in ["advertise-client-urls", "initial-advertise-peer-urls"] {
+        assert_eq!(
+            complaint(&[&format!("--{flag}=http://:1")]),
+            format!(
+                "invalid value \"http://:1\" for flag -{flag}: unexpected empty host (http://:1)"
+            )
+        );
+    }
+}
+
+#[test]
+fn elections_need_time_for_five_heartbeats_and_at_most_fifty_seconds() {
+    let timing = |heartbeat: &str, election: &str| {
+        parse(&["--heartbeat-interval", heartbeat, "--election-timeout", election])
+    };
+    for (heartbeat, election) in [("100", "500"), ("1", "5"), ("10000", "50000")] {
+        assert!(timing(heartbeat, election).is_ok(), "{heartbeat} {election}");
+    }
+    for (heartbeat, election, expected) in [
+        ("0", "1000", "--heartbeat-interval must be >0 (set to 0ms)"),
+        ("100", "0", "--election-timeout must be >0 (set to 0ms)"),
+        (
+            "100",
+            "499",
+            "--election-timeout[499ms] should be at least as 5 times as --heartbeat-interval[100ms]",
+        ),
+        (
+            "18446744073709551615",
+            "1000",
+            "--election-timeout[1000ms] should be at least as 5 times as --heartbeat-interval[18446744073709551615ms]",
+        ),
+        (
+            "100",
+            "50001",
+            "--election-timeout[50001ms] is too long, and should be set less than 50000ms",
+        ),
+    ] {
+        let error = timing(heartbeat, election).unwrap_err().to_string();
+        assert_eq!(error, expected, "{heartbeat} {election}");
+    }
+}
+
+#[test]
+fn a_quota_of_zero_is_two_gibibytes_and_a_negative_one_is_none() {
+    for (flag, shown, limit) in [
+        ("0", 2_147_483_648, Some(2_147_483_648)),
+        ("1000", 1000, Some(1000)),
+        ("-1", -1, None),
+        ("109951162777600", 109_951_162_777_600, Some(109_951_162_777_600)),
+    ] {
+        let c = config(&["--quota-backend-bytes", flag]);
+        assert_eq!((c.quota_backend_bytes, c.quota_bytes()), (shown, limit), "{flag}");
+    }
+}
+
+#[test]
+fn retention_is_a_time_or_a_number_of_revisions() {
+    let with = |mode: &str, retention: &str| {
+        parse(&["--auto-compaction-mode", mode, "--auto-compaction-retention", retention])
+    };
+    let periodic = |retention_ms| AutoCompaction::Periodic { retention_ms };
+    for (mode, retention, expected) in [
+        ("periodic", "0", AutoCompaction::Off),
+        ("periodic", "0s", AutoCompaction::Off),
+        ("periodic", "1", periodic(3_600_000)),
+        ("periodic", "72h", periodic(259_200_000)),
+        ("periodic", "1h30m", periodic(5_400_000)),
+        ("periodic", "100ms", periodic(100)),
+        ("revision", "0", AutoCompaction::Off),
+        ("revision", "1000", AutoCompaction::Revision { retention: 1000 }),
+    ] {
+        assert_eq!(run(with(mode, retention)).auto_compaction, expected, "{mode} {retention}");
+    }
+    for (mode, retention, rule) in [
+        ("periodic", "", "must be a duration such as 100ms, 10s or 1h30m"),
+        ("periodic", "1d", "must be a duration such as 100ms, 10s or 1h30m (unknown unit \"d\")"),
+        ("periodic", "-1h", "must not be negative"),
+        ("periodic", "9223372036854775807", "is too long"),
+        ("revision", "1h", "must be a number of revisions, as --auto-compaction-mode is revision"),
+        ("revision", "-5", "must be a number of revisions, as --auto-compaction-mode is revision"),
+    ] {
+        let expected =
+            format!("invalid value {retention:?} for flag -auto-compaction-retention: {rule}");
+        assert_eq!(with(mode, retention).unwrap_err().to_string(), expected);
+    }
+    assert_eq!(
+        with("never", "1").unwrap_err().to_string(),
+        "invalid value \"never\" for flag -auto-compaction-mode: must be one of periodic, revision"
+    );
+}
+
+#[test]
+fn progress_intervals_below_the_least_are_raised_with_a_warning() {
+    for (given, ms, warned) in
+        [("1m", 60_000, false), ("100ms", 100, false), ("99ms", 100, true), ("0", 100, true)]
+    {
+        let c = config(&["--watch-progress-notify-interval", given]);
+        assert_eq!(c.watch_progress_notify_interval_ms, ms, "{given}");
+        assert_eq!(!c.warnings.is_empty(), warned, "{given}: {:?}", c.warnings);
+    }
+}
+
+#[test]
+fn a_request_must_fit_into_the_log() {
+    assert_eq!(config(&["--max-request-bytes=33554432"]).max_request_bytes, 33_554_432);
+    assert_eq!(
+        complaint(&["--max-request-bytes=33554433"]),
+        "invalid value \"33554433\" for flag -max-request-bytes: must be at most 33554432 (32 MiB), to fit into the log"
+    );
+}
+
+#[test]
+fn a_snapshot_count_of_zero_is_the_default() {
+    assert_eq!(config(&["--snapshot-count=0"]).snapshot_count, 10_000);
+    assert_eq!(config(&["--snapshot-count=5"]).snapshot_count, 5);
+}
+
+#[test]
+fn the_data_directory_follows_the_name() {
+    assert_eq!(config(&["--name=m1"]).data_dir, PathBuf::from("m1.etcd"));
+    let c = config(&["--name=m1", "--data-dir=/var/lib/etcd", "--wal-dir=/fast/wal"]);
+    assert_eq!(c.data_dir, PathBuf::from("/var/lib/etcd"));
+    assert_eq!(c.wal_dir, Some(PathBuf::from("/fast/wal")));
+}
+
+#[test]
+fn logs_go_where_and_how_they_are_told() {
+    for (name, level) in [
+        ("debug", LogLevel::Debug),
+        ("info", LogLevel::Info),
+        ("warn", LogLevel::Warn),
+        ("error", LogLevel::Error),
+        ("panic", LogLevel::Panic),
+        ("fatal", LogLevel::Fatal),
+        ("INFO", LogLevel::Info),
+    ] {
+        assert_eq!(config(&["--log-level", name]).log.level, level, "{name}");
+    }
+    assert_eq!(config(&["--log-format=console"]).log.format, LogFormat::Console);
+    let file = |path: &str| LogOutput::File(PathBuf::from(path));
+    for (flag, outputs) in [
+        ("default", vec![LogOutput::Stderr]),
+        ("", vec![LogOutput::Stderr]),
+        ("systemd/journal", vec![LogOutput::Stderr]),
+        ("stdout,stderr,stdout", vec![LogOutput::Stderr, LogOutput::Stdout]),
+        ("stderr,/var/log/etcd.log", vec![LogOutput::Stderr, file("/var/log/etcd.log")]),
+        ("stderr,/dev/null", vec![file("/dev/null")]),
+    ] {
+        assert_eq!(config(&["--log-outputs", flag]).log.outputs, outputs, "{flag}");
+    }
+    for (args, expected) in [
+        (
+            ["--log-level", "loud"],
+            "invalid value \"loud\" for flag -log-level: must be one of debug, info, warn, error, panic, fatal",
+        ),
+        (
+            ["--log-format", "xml"],
+            "invalid value \"xml\" for flag -log-format: must be one of json, console",
+        ),
+        (
+            ["--log-outputs", "default,stdout"],
+            "invalid value \"default,stdout\" for flag -log-outputs: default cannot be one of several outputs",
+        ),
+        (["--logger", "capnslog"], "unknown logger option \"capnslog\" for --logger"),
+    ] {
+        assert_eq!(complaint(&args), expected);
+    }
+}
+
+#[test]
+fn flags_that_guard_something_are_refused_until_they_can_be_kept() {
+    for flag in flags::FLAGS.iter().filter(|f| matches!(f.effect, flags::Effect::NotYet)) {
+        let value = match flag.kind {
+            value::Kind::Bool => "true",
+            value::Kind::Urls => "http://127.0.0.1:1",
+            value::Kind::OneOf(names) => names[names.len() - 1],
+            _ => "x",
+        };
+        let given = format!("--{}={value}", flag.name);
+        assert_eq!(
+            complaint(&[&given]),
+            format!("not supported yet: --{} (set to {value:?})", flag.name)
+        );
+        let default = format!("--{}={}", flag.name, flag.default);
+        assert_eq!(config(&[&default]).warnings, Vec::<String>::new(), "{default}");
+    }
+}
+
+#[test]
+fn flags_without_effect_are_taken_with_one_warning_each() {
+    for flag in flags::FLAGS.iter().filter(|f| matches!(f.effect, flags::Effect::None(_))) {
+        let value = match flag.kind {
+            value::Kind::Bool if flag.default == "true" => "false",
+            value::Kind::Bool => "true",
+            value::Kind::Duration => "77s",
+            value::Kind::OneOf(names) => names[names.len() - 1],
+            _ => "77",
+        };
+        let warnings = config(&[&format!("--{}={value}", flag.name)]).warnings;
+        let head = format!("--{} {value:?} has no effect: ", flag.name);
+        assert!(warnings.len() == 1 && warnings[0].starts_with(&head), "{warnings:?}");
+        let default = format!("--{}={}", flag.name, flag.default);
+        assert_eq!(config(&[&default]).warnings, Vec::<String>::new(), "{default}");
+    }
+}
+
+#[test]
+fn flags_that_etcd_itself_ignores_are_ignored() {
+    let c = config(&["--vv", "true", "--snapshot=x", "--name=m"]);
+    let warnings =
+        ["--snapshot is no longer supported - ignoring", "--vv is no longer supported - ignoring"];
+    assert_eq!(c.warnings, warnings);
+    assert_eq!(c.name, "m");
+}
+
+#[test]
+fn spellings_of_older_versions_are_understood() {
+    let c = config(&["--experimental-watch-progress-notify-interval=30s"]);
+    assert_eq!(c.watch_progress_notify_interval_ms, 30_000);
+    assert_eq!(
+        c.warnings,
+        [
+            "--experimental-watch-progress-notify-interval is the old name of --watch-progress-notify-interval"
+        ]
+    );
+    let c = config(&["--experimental-initial-corrupt-check", "--name=m"]);
+    assert_eq!(c.name, "m");
+    assert_eq!(c.warnings, ["--experimental-initial-corrupt-check has no effect"]);
+    let env = [("ETCD_EXPERIMENTAL_ENABLE_LEASE_CHECKPOINT", "true")];
+    let warnings = run(parse_env(&[], &env)).warnings;
+    assert_eq!(warnings, ["ETCD_EXPERIMENTAL_ENABLE_LEASE_CHECKPOINT has no effect"]);
+}
+
+#[test]
+fn feature_gates_are_known_and_without_effect() {
+    let gates = |text: &str| parse(&["--feature-gates", text]);
+    assert_eq!(run(gates("FastLeaseKeepAlive=true, AllBeta=false")).warnings, Vec::<String>::new());
+    assert_eq!(
+        run(gates("InitialCorruptCheck=true")).warnings,
+        ["--feature-gates InitialCorruptCheck=true has no effect"]
+    );
+    for (text, rule) in [
+        ("Nope=true", "unrecognized feature gate: Nope"),
+        ("AllBeta", "missing bool value for AllBeta"),
+        ("AllBeta=x", "must be true or false (AllBeta)"),
+    ] {
+        assert_eq!(
+            gates(text).unwrap_err().to_string(),
+            format!("invalid value {text:?} for flag -feature-gates: {rule}")
+        );
+    }
+}
+
+#[test]
+fn a_name_alone_makes_a_cluster_of_its_own() {
+    let c = config(&["--name=m1", "--initial-advertise-peer-urls=http://b:2,http://a:1"]);
+    assert_eq!(c.initial_cluster, "m1=http://a:1,m1=http://b:2");
+    let urls = vec!["http://a:1".to_owned(), "http://b:2".to_owned()];
+    assert_eq!(c.bootstrap_members(), Ok(vec![("m1".to_owned(), urls)]));
+    let default = vec![("default".to_owned(), vec!["http://localhost:2380".to_owned()])];
+    assert_eq!(config(&[]).bootstrap_members(), Ok(default));
+}
+
+#[test]
+fn the_initial_cluster_must_hold_this_member_as_it_advertises_itself() {
+    let bootstrap = |args: &[&str]| config(args).bootstrap_members().unwrap_err().to_string();
+    let cases: &[(&[&str], &str)] = &[
+        (
+            &["--name=m1", "--initial-cluster=m2=http://a:1"],
+            "couldn't find local name \"m1\" in the initial cluster configuration",
+        ),
+        (
+            &["--initial-cluster="],
+            "couldn't find local name \"default\" in the initial cluster configuration",
+        ),
+        (
+            &["--initial-advertise-peer-urls=http://a:1"],
+            "--initial-cluster has default=http://localhost:2380 but missing from --initial-advertise-peer-urls=http://a:1",
+        ),
+        (
+            &["--initial-advertise-peer-urls=http://localhost:2380,http://a:1"],
+            "--initial-advertise-peer-urls has http://a:1 but missing from --initial-cluster=default=http://localhost:2380",
+        ),
+        (
+            &["--initial-cluster=default=http://localhost:2380,b=http://localhost:2380"],
+            "initial cluster default=http://localhost:2380,b=http://localhost:2380 has duplicate url",
+        ),
+        (
+            &["--initial-cluster=default"],
+            "invalid value \"default\" for flag -initial-cluster: URL scheme must be http, https, unix, or unixs: ",
+        ),
+        (
+            &["--initial-cluster=default=http://localhost:2380,b=http://b:1"],
+            "not supported yet: --initial-cluster with 2 members (set to \"default=http://localhost:2380,b=http://b:1\")",
+        ),
+        (
+            &["--initial-cluster-state=existing"],
+            "not supported yet: --initial-cluster-state (set to \"existing\")",
+        ),
+    ];
+    for (args, expected) in cases {
+        assert_eq!(bootstrap(args), *expected, "{args:?}");
+    }
+    let same = config(&["--initial-advertise-peer-urls=http://127.0.0.1:2380"]);
+    assert!(same.bootstrap_members().is_ok());
+}
