@@ -1,0 +1,166 @@
+//! What the leader knows of one other member's log.
+//!
+//! Invariant: `0 <= matched < next`. Entries up to `matched` are durable there; those between are on their way or guesses.
+//!
+//! - *Probe*: the end of the common log is not known. One `Append` per answer or heartbeat.
+//! - *Replicate*: it is known. `Append`s go out without waiting, within the window of `Inflight`.
+//! - *Snapshot*: what it needs is compacted. Nothing is sent until the snapshot is there or has failed.
+
+use std::collections::VecDeque;
+
+use super::types::{LogIndex, NodeId};
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum ProgressState {
+    Probe {
+        /// Sent and not answered: nothing more until the answer or the next heartbeat's.
+        sent: bool,
+    },
+    Replicate,
+    Snapshot {
+        index: LogIndex,
+    },
+}
+
+pub(super) struct Progress {
+    pub(super) id: NodeId,
+    pub(super) matched: LogIndex,
+    pub(super) next: LogIndex,
+    pub(super) state: ProgressState,
+    pub(super) inflight: Inflight,
+    /// The commit index of the newest `Append`: the member is told again when ours is higher.
+    pub(super) sent_commit: LogIndex,
+    /// Heard from since the last check of the quorum.
+    pub(super) is_recently_active: bool,
+    /// The newest round of reads it confirmed.
+    pub(super) confirmed_round: u64,
+    /// An answer showed that it is behind, so an `Append` goes out even if empty: if one was lost, this brings it to
+    /// light.
+    pub(super) is_nudged: bool,
+}
+
+impl Progress {
+    pub(super) fn new(id: NodeId, next: LogIndex) -> Progress {
+        Progress {
+            id,
+            matched: LogIndex(0),
+            next,
+            state: ProgressState::Probe { sent: false },
+            inflight: Inflight::default(),
+            sent_commit: LogIndex(0),
+            // The benefit of the doubt: a member just added must not cost the leader its quorum.
+            is_recently_active: true,
+            confirmed_round: 0,
+            is_nudged: false,
+        }
+    }
+
+    pub(super) fn become_probe(&mut self) {
+        self.next = self.matched.next();
+        self.state = ProgressState::Probe { sent: false };
+        self.inflight.clear();
+    }
+
+    pub(super) fn become_replicate(&mut self) {
+        self.next = self.matched.next();
+        self.state = ProgressState::Replicate;
+        self.inflight.clear();
+    }
+
+    pub(super) fn become_snapshot(&mut self, index: LogIndex) {
+        self.state = ProgressState::Snapshot { index };
+        self.inflight.clear();
+    }
+
+    pub(super) fn pending_snapshot(&self) -> Option<LogIndex> {
+        match self.state {
+            ProgressState::Snapshot { index } => Some(index),
+            ProgressState::Probe { .. } | ProgressState::Replicate => None,
+        }
+    }
+
+    /// The snapshot has arrived or not; what the member makes of it shows when it is next heard from.
+    pub(super) fn snapshot_finished(&mut self, index: LogIndex, arrived: bool) {
+        self.become_probe();
+        self.state = ProgressState::Probe { sent: true };
+        if arrived {
+            self.next = self.matched.max(index).next();
+        }
+    }
+
+    /// Returns whether this is news.
+    pub(super) fn accept(&mut self, matched: LogIndex) -> bool {
+        self.next = self.next.max(matched.next());
+        self.inflight.free_up_to(matched);
+        let is_news = matched > self.matched;
+        self.matched = self.matched.max(matched);
+        is_news
+    }
+
+    /// An `Append` with `prev` was refused, and the logs can agree at `hint` at most. Returns whether that is news:
+    /// messages may be old.
+    pub(super) fn reject(&mut self, prev: LogIndex, hint: LogIndex) -> bool {
+        if prev <= self.matched {
+            return false;
+        }
+        match self.state {
+            ProgressState::Replicate => {
+                self.become_probe();
+                true
+            }
+            ProgressState::Probe { .. } => {
+                if self.next.prev() != prev {
+                    return false;
+                }
+                self.next = prev.min(hint.next()).max(self.matched.next());
+                self.state = ProgressState::Probe { sent: false };
+                true
+            }
+            ProgressState::Snapshot { .. } => false,
+        }
+    }
+}
+
+/// The window of `Append`s that were sent and not acknowledged: last index and bytes of each, oldest first.
+#[derive(Default)]
+pub(super) struct Inflight {
+    sent: VecDeque<(LogIndex, usize)>,
+    bytes: usize,
+}
+
+impl Inflight {
+    pub(super) fn add(&mut self, last: LogIndex, bytes: usize) {
+        self.sent.push_back((last, bytes));
+        self.bytes += bytes;
+    }
+
+    pub(super) fn free_up_to(&mut self, matched: LogIndex) {
+        while let Some((_, bytes)) = self.sent.pop_front_if(|(last, _)| *last <= matched) {
+            self.bytes -= bytes;
+        }
+    }
+
+    /// Makes room for one more: its answer may have been lost.
+    pub(super) fn free_first(&mut self) {
+        if let Some((_, bytes)) = self.sent.pop_front() {
+            self.bytes -= bytes;
+        }
+    }
+
+    fn clear(&mut self) {
+        self.sent.clear();
+        self.bytes = 0;
+    }
+
+    pub(super) fn is_full(&self, count_max: usize, bytes_max: usize) -> bool {
+        self.sent.len() >= count_max || (self.bytes >= bytes_max && !self.sent.is_empty())
+    }
+
+    pub(super) fn count(&self) -> usize {
+        self.sent.len()
+    }
+
+    pub(super) fn bytes(&self) -> usize {
+        self.bytes
+    }
+}

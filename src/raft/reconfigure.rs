@@ -1,0 +1,118 @@
+//! Changes of the configuration (thesis, chapter 4; joint consensus: paper, section 6).
+//!
+//! A change takes effect on a member when the member applies it, not when it appends it. That keeps one source of truth,
+//! the applied state, and needs no way back when an entry is replaced. It is as safe, by four rules together:
+//!
+//! 1. A leader appends a change only when all before it are applied there, those it found in its log included.
+//! 2. It does so only after an entry of its own term is committed (Ongaro, raft-dev 2015): otherwise two leaders could
+//!    commit by two configurations that are both one step from a third, and share no quorum.
+//! 3. A member with a committed change not yet applied does not campaign.
+//! 4. An entry is never durable without the commit index that came with it or before it. A member that holds the second
+//!    of two changes so knows, even after a crash, that the first is committed, and by rule 3 has applied it before it
+//!    counts votes. A member that holds neither cannot win: a quorum of the configuration it believes in holds the first.
+//!
+//! So the configurations of any two members that can elect or commit at one time are at most one step apart, and any
+//! quorum of one shares a member with any quorum of the other.
+
+use super::Raft;
+use super::configuration::{ConfChange, Configuration};
+use super::error::{ConfChangeError, ProposeConfChangeError};
+use super::progress::Progress;
+use super::status::Mark;
+use super::types::{EntryKind, LogIndex, Role};
+
+impl Raft {
+    /// Appends a change of the configuration at the leader.
+    pub fn propose_conf_change(
+        &mut self,
+        change: &ConfChange,
+    ) -> Result<LogIndex, ProposeConfChangeError> {
+        self.check_can_propose(change.context.len())?;
+        if !self.has_own_term_commit() {
+            self.mark(Mark::EarlyConfChangeRefused);
+            return Err(ProposeConfChangeError::NoOwnTermCommit { term: self.term });
+        }
+        if self.pending_conf_index > self.log.applied() {
+            return Err(ProposeConfChangeError::Pending { index: self.pending_conf_index });
+        }
+        self.configuration.changed(change)?;
+        Ok(self.append_conf_change(change))
+    }
+
+    fn append_conf_change(&mut self, change: &ConfChange) -> LogIndex {
+        self.pending_conf_index = self.append_entry(EntryKind::ConfChange, change.encode());
+        self.pending_conf_index
+    }
+
+    /// Puts into effect the change that `ready` gave out last, in the entry at `index`; all entries up to there are
+    /// applied with this. An error says that the change is impossible; then nothing changes, here as everywhere, and the
+    /// entry counts as applied.
+    pub fn apply_conf_change(
+        &mut self,
+        index: LogIndex,
+        change: &ConfChange,
+    ) -> Result<&Configuration, ConfChangeError> {
+        self.close_conf_change(index);
+        let result = self.configuration.changed(change).map(|after| self.set_configuration(after));
+        self.after_applying();
+        result.map(|()| &self.configuration)
+    }
+
+    /// The application refuses the change in the entry at `index`: the same on all members. The entry counts as applied.
+    pub fn skip_conf_change(&mut self, index: LogIndex) {
+        self.close_conf_change(index);
+        self.after_applying();
+    }
+
+    fn close_conf_change(&mut self, index: LogIndex) {
+        assert_eq!(
+            self.open_conf_change,
+            Some(index),
+            "no configuration change to apply at {index}"
+        );
+        self.open_conf_change = None;
+        self.log.apply_to(index);
+    }
+
+    fn set_configuration(&mut self, configuration: Configuration) {
+        self.configuration = configuration;
+        if self.role != Role::Leader {
+            return;
+        }
+        let id = self.config.id;
+        if !self.configuration.is_voter(id) {
+            // The change is committed. Who is still told so now need not wait for the next leader to say it.
+            self.mark(Mark::LeaderRemoved);
+            self.send_appends();
+            self.become_follower(self.term, None);
+            return;
+        }
+        let configuration = &self.configuration;
+        self.progress.retain(|progress| configuration.contains(progress.id));
+        let next = self.log.last().index.next();
+        for member in configuration.members().iter().filter(|&member| member != id) {
+            if !self.progress.iter().any(|progress| progress.id == member) {
+                self.progress.push(Progress::new(member, next));
+            }
+        }
+        if self.transfer.as_ref().is_some_and(|transfer| !configuration.is_voter(transfer.to)) {
+            self.transfer = None;
+        }
+        // A smaller quorum may be complete already.
+        self.maybe_commit();
+        self.answer_confirmed_reads();
+    }
+
+    /// Ends a joint configuration that asked for it, whichever leader began it.
+    pub(super) fn maybe_leave_joint(&mut self) {
+        if self.role == Role::Leader
+            && self.configuration.auto_leave
+            && self.transfer.is_none()
+            && self.pending_conf_index <= self.log.applied()
+            && self.has_own_term_commit()
+        {
+            self.mark(Mark::JointLeft);
+            self.append_conf_change(&ConfChange::leave());
+        }
+    }
+}
