@@ -1,0 +1,172 @@
+//! The table of header fields of one direction: the static entries, then the dynamic ones, newest
+//! first (RFC 7541, 2.3).
+//!
+//! Invariants: `size_bytes <= capacity_bytes <= 4096`; `generation` changes whenever an index may
+//! mean something else than before, so a decoded block that only read the table stays true for as
+//! long as the generation does.
+
+use std::collections::VecDeque;
+
+use bytes::Bytes;
+
+use super::static_table;
+use crate::h2::field::{Class, Field};
+
+/// What an entry costs beside its name and value (RFC 7541, 4.1).
+pub const ENTRY_OVERHEAD: usize = 32;
+/// The table size both sides start with, and the only one this server ever allows.
+pub const CAPACITY_MAX: usize = 4096;
+
+const STATIC_LEN: usize = static_table::ENTRIES.len();
+
+static STATIC_CLASSES: [Class; STATIC_LEN] = {
+    let mut classes = [Class::Regular; STATIC_LEN];
+    let mut place = 0;
+    while place < STATIC_LEN {
+        let (name, value) = static_table::ENTRIES[place];
+        classes[place] = Class::of(name, value);
+        place += 1;
+    }
+    classes
+};
+
+#[derive(Debug)]
+pub struct Table {
+    dynamic: VecDeque<Field>,
+    size_bytes: usize,
+    capacity_bytes: usize,
+    generation: u64,
+}
+
+impl Default for Table {
+    fn default() -> Table {
+        Table {
+            dynamic: VecDeque::new(),
+            size_bytes: 0,
+            capacity_bytes: CAPACITY_MAX,
+            generation: 0,
+        }
+    }
+}
+
+impl Table {
+    pub fn generation(&self) -> u64 {
+        self.generation
+    }
+
+    pub fn size_bytes(&self) -> usize {
+        self.size_bytes
+    }
+
+    pub fn capacity_bytes(&self) -> usize {
+        self.capacity_bytes
+    }
+
+    /// The field at an index of the RFC: 1 to 61 static, from 62 on dynamic.
+    #[inline]
+    pub fn get(&self, index: usize) -> Option<Field> {
+        let place = index.checked_sub(1)?;
+        match static_table::ENTRIES.get(place) {
+            Some(&(name, value)) => Some(Field {
+                name: Bytes::from_static(name),
+                value: Bytes::from_static(value),
+                class: STATIC_CLASSES[place],
+            }),
+            None => self.dynamic.get(place - STATIC_LEN).cloned(),
+        }
+    }
+
+    pub fn name(&self, index: usize) -> Option<Bytes> {
+        let place = index.checked_sub(1)?;
+        match static_table::ENTRIES.get(place) {
+            Some(&(name, _)) => Some(Bytes::from_static(name)),
+            None => self.dynamic.get(place - STATIC_LEN).map(|field| field.name.clone()),
+        }
+    }
+
+    /// Adds an entry; one larger than the table empties it and is not kept (RFC 7541, 4.4).
+    pub fn insert(&mut self, field: Field) {
+        self.generation += 1;
+        let entry_bytes = field.size_bytes();
+        self.evict_to(self.capacity_bytes.saturating_sub(entry_bytes));
+        if entry_bytes <= self.capacity_bytes {
+            self.size_bytes += entry_bytes;
+            self.dynamic.push_front(field);
+        }
+    }
+
+    /// False when the peer asks for more than was allowed.
+    pub fn set_capacity(&mut self, capacity_bytes: usize) -> bool {
+        if capacity_bytes > CAPACITY_MAX {
+            return false;
+        }
+        self.generation += 1;
+        self.capacity_bytes = capacity_bytes;
+        self.evict_to(capacity_bytes);
+        true
+    }
+
+    fn evict_to(&mut self, size_bytes: usize) {
+        while self.size_bytes > size_bytes {
+            let Some(oldest) = self.dynamic.pop_back() else { break };
+            self.size_bytes -= oldest.size_bytes();
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn field(name: &str, value: &str) -> Field {
+        Field::new(name.as_bytes(), value.as_bytes())
+    }
+
+    #[test]
+    fn static_entries_have_the_indices_of_the_appendix() {
+        let cases = [
+            (1, ":authority", ""),
+            (2, ":method", "GET"),
+            (8, ":status", "200"),
+            (15, "accept-charset", ""),
+            (61, "www-authenticate", ""),
+        ];
+        let table = Table::default();
+        for (index, name, value) in cases {
+            let found = table.get(index).unwrap();
+            assert_eq!((&found.name[..], &found.value[..]), (name.as_bytes(), value.as_bytes()));
+        }
+        assert_eq!(table.get(0), None);
+        assert_eq!(table.get(62), None);
+        assert_eq!(table.get(usize::MAX), None);
+    }
+
+    #[test]
+    fn the_oldest_entries_leave_first_and_the_newest_has_index_62() {
+        let mut table = Table::default();
+        assert!(table.set_capacity(3 * (ENTRY_OVERHEAD + 2)));
+        for name in ["a", "b", "c", "d"] {
+            table.insert(field(name, "1"));
+        }
+        let names: Vec<_> = (62..65).map(|index| table.name(index).unwrap()).collect();
+        assert_eq!(names, ["d", "c", "b"]);
+        assert_eq!(table.get(65), None);
+        assert_eq!(table.size_bytes(), 3 * (ENTRY_OVERHEAD + 2));
+    }
+
+    #[test]
+    fn an_entry_larger_than_the_table_empties_it() {
+        let mut table = Table::default();
+        table.insert(field("a", "1"));
+        table.insert(field("b", &"x".repeat(CAPACITY_MAX)));
+        assert_eq!((table.size_bytes(), table.get(62)), (0, None));
+    }
+
+    #[test]
+    fn a_capacity_above_the_allowed_one_is_refused() {
+        let mut table = Table::default();
+        assert!(!table.set_capacity(CAPACITY_MAX + 1));
+        assert!(table.set_capacity(0));
+        assert!(table.set_capacity(CAPACITY_MAX));
+    }
+}
