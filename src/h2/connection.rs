@@ -204,10 +204,12 @@ impl Connection {
         is_over && self.output.is_empty()
     }
 
-    /// False while the client is to be left waiting: it does not read what it asked for.
+    /// False while the client is to be left waiting: it does not read what it asked for. This is
+    /// the only reason not to read from it; in particular DATA that is queued because windows are
+    /// closed is none, since the frames that open them have to be read.
     pub fn wants_input(&self) -> bool {
         self.output.control_bytes() <= self.limits.control_queue_bytes_pause
-            && self.queued_total() <= self.limits.send_queue_bytes_pause
+            && self.output.len() <= self.limits.output_bytes_pause
     }
 
     /// Streams that are not closed.

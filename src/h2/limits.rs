@@ -15,8 +15,8 @@ pub struct Limits {
     /// What is really tolerated: twice the advertised size. Above, the stream is reset with
     /// FRAME_SIZE_ERROR, as grpc-go does.
     pub header_list_bytes_max: usize,
-    /// An encoded block above this ends the connection: four times the tolerated list, as the h2
-    /// crate does.
+    /// An encoded block above this ends the connection, and so does a list above four times the
+    /// tolerated one, as in the h2 crate.
     pub header_block_bytes_max: usize,
     /// CONTINUATION frames of one block. The h2 crate: max(5, list / frame * 1.25).
     pub continuation_frames_max: u32,
@@ -34,8 +34,9 @@ pub struct Limits {
     pub control_queue_bytes_max: usize,
     /// Above this `wants_input` is false. 100 frames, as grpc-go 1.82.1.
     pub control_queue_bytes_pause: usize,
-    /// Above this much output not taken, queued DATA included, `wants_input` is false.
-    pub send_queue_bytes_pause: usize,
+    /// Above this much output that only waits for being taken, `wants_input` is false. DATA that
+    /// waits for the client's windows does not count: what opens them has to be read.
+    pub output_bytes_pause: usize,
     /// etcd's `--grpc-keepalive-min-time`.
     pub ping_min_interval_ms: u64,
     /// grpc-go: pings without a stream are a strike unless two hours apart.
@@ -81,7 +82,7 @@ impl Default for Limits {
             empty_data: Rate { burst: 100, per_second: 10 },
             control_queue_bytes_max: 16 << 10,
             control_queue_bytes_pause: 1_700,
-            send_queue_bytes_pause: 8 << 20,
+            output_bytes_pause: 256 << 10,
             ping_min_interval_ms: 5_000,
             ping_idle_interval_ms: 2 * 60 * 60 * 1_000,
             ping_without_stream: false,
@@ -104,6 +105,9 @@ pub(super) const WINDOW_BYTES_DEFAULT: u32 = 65_535;
 pub(super) const WINDOW_BYTES_MAX: u32 = (1 << 31) - 1;
 /// DATA up to this size is copied into the output at once; larger is kept and copied when taken.
 pub(super) const COPY_BYTES_MAX: usize = 4_096;
+/// When this little room is left in what is taken, DATA waits for the next time instead of being
+/// cut into crumbs.
+pub(super) const CRUMB_BYTES: usize = 1_024;
 /// DATA is copied at once only while the output is shorter than this.
 pub(super) const OUTPUT_BYTES_SOFT_MAX: usize = 64 << 10;
 /// Buffers that have grown beyond this are given back when they are empty.

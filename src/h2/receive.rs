@@ -13,6 +13,7 @@ use super::connection::{Connection, Event, Phase};
 use super::error::{ErrorCode, Fatal, Violation};
 use super::frame::{self, FrameHeader, HEADER_LEN, Kind, PREFACE, flags};
 use super::head::{HeadBuilder, RequestHead};
+use super::hpack::DecodeError;
 use super::limits::{CLOSED_STREAMS_REMEMBERED, FRAME_BYTES_MAX, RESET_STREAMS_REMEMBERED};
 use super::settings;
 use super::stream::{Signal, Stream};

@@ -153,9 +153,46 @@ impl Connection {
         data: impl Payload,
         trailers: &[u8],
     ) {
-        self.send_headers(stream, headers, false);
-        self.send_data(stream, data, false);
-        self.send_headers(stream, trailers, true);
+        if !self.respond_at_once(stream, headers, data.as_slice(), trailers) {
+            self.send_headers(stream, headers, false);
+            self.send_data(stream, data, false);
+            self.send_headers(stream, trailers, true);
+        }
+    }
+
+    /// The usual case of [`Connection::respond`]: everything fits. False when it does not.
+    #[inline]
+    fn respond_at_once(
+        &mut self,
+        stream: StreamId,
+        headers: &[u8],
+        data: &[u8],
+        trailers: &[u8],
+    ) -> bool {
+        let len = data.len();
+        let allowed = COPY_BYTES_MAX.min(self.send_window.available());
+        let has_room = self.output.len() < OUTPUT_BYTES_SOFT_MAX && len <= allowed;
+        let block_bytes_max = self.peer.frame_bytes_max;
+        let are_plain =
+            headers.len().max(trailers.len()) <= block_bytes_max && !self.owes_table_update;
+        if !has_room || !are_plain {
+            return false;
+        }
+        let Some(sender) = self.sender(stream) else { return true };
+        if sender.queued_bytes > 0 || len > sender.send_window.available() {
+            return false;
+        }
+        let Ok(state) = sender.state.send(Signal::Headers, true) else { return true };
+        self.send_window.take(len);
+        let out = &mut self.output.buffer;
+        out.reserve(3 * HEADER_LEN + headers.len() + len + trailers.len());
+        frame::write_headers(stream, &[], headers, false, block_bytes_max, out);
+        FrameHeader { length: len, kind: Kind::Data, flags: 0, stream }.write(out);
+        out.extend_from_slice(data);
+        frame::write_headers(stream, &[], trailers, true, block_bytes_max, out);
+        self.pings.forgive();
+        self.finish(stream, state);
+        true
     }
 
     /// Ends a stream at once; what was queued for it is dropped.
@@ -201,12 +238,16 @@ impl Connection {
         !self.output.is_empty() || has_data
     }
 
-    /// Appends at most `max` octets to `out`.
+    /// Appends at most `max` octets to `out`; a `max` below ten is taken for ten, the shortest
+    /// frame with data.
     pub fn take_output(&mut self, max: usize, out: &mut Vec<u8>) {
-        let end = out.len().saturating_add(max);
-        self.output.take(max, out);
-        while self.output.is_empty() && end.saturating_sub(out.len()) > HEADER_LEN {
-            if !self.write_queued(end - out.len() - HEADER_LEN, out) {
+        let start = out.len();
+        let end = start.saturating_add(max.max(HEADER_LEN + 1));
+        self.output.take(end - start, out);
+        while self.output.is_empty() {
+            let room = end - out.len();
+            let is_crumb = out.len() > start && room < CRUMB_BYTES;
+            if room <= HEADER_LEN || is_crumb || !self.write_queued(room - HEADER_LEN, out) {
                 break;
             }
             // Trailers may have followed.

@@ -1,13 +1,16 @@
 //! Header blocks into fields (RFC 7541, 3 and 6).
 //!
-//! Any error here leaves the two tables of a connection different for ever, so all of them are
-//! connection errors of type COMPRESSION_ERROR.
+//! Any error here leaves the two tables of a connection different for ever, so all of them end the
+//! connection.
 
 use std::ops::Range;
 
 use super::huffman;
 use super::table::{ENTRY_OVERHEAD, Table};
 use crate::h2::field::Field;
+
+/// A scratch buffer that has grown beyond this is given back after the block.
+const SCRATCH_BYTES_KEPT: usize = 4_096;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum DecodeError {
@@ -22,6 +25,8 @@ pub enum DecodeError {
     MisplacedSizeUpdate,
     /// A table size above the one allowed.
     SizeUpdateTooLarge,
+    /// The list is so much longer than allowed that decoding it to the end is not worth it.
+    ListTooLong,
 }
 
 /// What a block amounted to.
@@ -55,7 +60,8 @@ impl Decoder {
     }
 
     /// Decodes a whole block. Fields are emitted until their list size passes `list_bytes_max`;
-    /// the rest is decoded for the sake of the table, and the summary tells the excess.
+    /// the rest is decoded for the sake of the table, and the summary tells the excess. From four
+    /// times that size on it is an error.
     pub fn decode(
         &mut self,
         mut block: &[u8],
@@ -90,7 +96,12 @@ impl Decoder {
             list_bytes = list_bytes.saturating_add(field.size_bytes());
             if list_bytes <= list_bytes_max {
                 emit(field);
+            } else if list_bytes / 4 > list_bytes_max {
+                return Err(DecodeError::ListTooLong);
             }
+        }
+        if self.scratch.capacity() > SCRATCH_BYTES_KEPT {
+            self.scratch = Vec::new();
         }
         Ok(Summary { list_bytes })
     }

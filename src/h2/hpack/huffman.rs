@@ -201,18 +201,18 @@ mod tests {
 
     #[test]
     fn padding_must_be_less_than_a_byte_of_ones() {
-        let cases: [(&[u8], Result<&[u8], InvalidHuffman>); 7] = [
-            (&[], Ok(b"")),
-            (&[0x07], Ok(b"0")),
-            (&[0x06], Err(InvalidHuffman)),
-            (&[0x00], Err(InvalidHuffman)),
-            (&[0xff], Err(InvalidHuffman)),
-            (&[0x07, 0xff], Err(InvalidHuffman)),
-            (&[0xff, 0xff, 0xff, 0xff], Err(InvalidHuffman)),
+        let cases: [(&[u8], Option<&[u8]>); 7] = [
+            (&[], Some(b"")),
+            (&[0x07], Some(b"0")),
+            (&[0x06], None),
+            (&[0x00], None),
+            (&[0xff], None),
+            (&[0x07, 0xff], None),
+            (&[0xff, 0xff, 0xff, 0xff], None),
         ];
         for (coded, expected) in cases {
             let mut decoded = Vec::new();
-            let outcome = decode(coded, &mut decoded).map(|()| decoded.as_slice());
+            let outcome = decode(coded, &mut decoded).ok().map(|()| decoded.as_slice());
             assert_eq!(outcome, expected, "{coded:02x?}");
         }
     }
