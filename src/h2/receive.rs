@@ -373,10 +373,13 @@ impl Connection {
         }
         let list_bytes_max = self.limits.header_list_bytes_max;
         let mut builder = HeadBuilder::default();
-        let summary =
-            self.decoder.decode(block, list_bytes_max, &mut |field| builder.push(field)).map_err(
-                |_| Violation::connection(ErrorCode::COMPRESSION_ERROR, "invalid field block"),
-            )?;
+        let summary = self
+            .decoder
+            .decode(block, list_bytes_max, &mut |field| builder.push(field))
+            .map_err(|error| match error {
+                DecodeError::ListTooLong => Violation::calm("field list too long"),
+                _ => Violation::connection(ErrorCode::COMPRESSION_ERROR, "invalid field block"),
+            })?;
         Ok((builder, summary.list_bytes > list_bytes_max))
     }
 

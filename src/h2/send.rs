@@ -13,7 +13,9 @@ use super::connection::{Connection, Phase};
 use super::error::{ErrorCode, Violation};
 use super::frame::{self, FrameHeader, HEADER_LEN, Kind, flags};
 use super::hpack::NO_DYNAMIC_TABLE;
-use super::limits::{BUFFER_BYTES_KEPT, COPY_BYTES_MAX, FRAME_BYTES_MAX, OUTPUT_BYTES_SOFT_MAX};
+use super::limits::{
+    BUFFER_BYTES_KEPT, COPY_BYTES_MAX, CRUMB_BYTES, FRAME_BYTES_MAX, OUTPUT_BYTES_SOFT_MAX,
+};
 use super::stream::{Ending, Signal, State, Stream};
 
 /// Data to be sent: copied when it is small and can go at once, kept otherwise.
