@@ -1,0 +1,26 @@
+//! Arguments in, exit code out. Everything else is in the library.
+
+use ringd::config::{self, Command, Config};
+use ringd::{shell, version};
+use std::process::ExitCode;
+
+/// A command line that cannot be understood.
+const EXIT_USAGE: u8 = 2;
+
+fn main() -> ExitCode {
+    match Config::parse(std::env::args_os().skip(1), std::env::vars_os()) {
+        Ok(Command::Run(config)) => shell::run(&config),
+        Ok(Command::Version) => {
+            print!("{}", version::text());
+            ExitCode::SUCCESS
+        }
+        Ok(Command::Help) => {
+            print!("{}", config::help());
+            ExitCode::SUCCESS
+        }
+        Err(error) => {
+            eprintln!("{error}");
+            ExitCode::from(EXIT_USAGE)
+        }
+    }
+}

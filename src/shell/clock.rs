@@ -1,0 +1,37 @@
+//! The clock. Everything below the shell is given its time as a number.
+
+use std::time::{Duration, Instant};
+
+/// Monotonic milliseconds since the clock was made, which is when the process started to serve.
+#[derive(Clone, Copy, Debug)]
+pub struct Clock {
+    started: Instant,
+}
+
+impl Clock {
+    pub fn start() -> Clock {
+        Clock { started: Instant::now() }
+    }
+
+    pub fn now_ms(&self) -> u64 {
+        u64::try_from(self.started.elapsed().as_millis()).unwrap_or(u64::MAX)
+    }
+
+    /// How long until `at_ms`; zero when it has passed. Never early: `now_ms()` after this pause
+    /// is at least `at_ms`.
+    pub fn until(&self, at_ms: u64) -> Duration {
+        Duration::from_millis(at_ms).saturating_sub(self.started.elapsed())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_deadline_in_the_past_is_no_wait() {
+        let clock = Clock::start();
+        assert_eq!(clock.until(0), Duration::ZERO);
+        assert!(clock.until(clock.now_ms() + 60_000) > Duration::from_secs(1));
+    }
+}

@@ -1,0 +1,68 @@
+//! Every bound of the shell in one place, each with where it comes from.
+
+use std::time::Duration;
+
+/// Registered memory of glommio's rings. Pinned three times over (one registration per ring), so
+/// it must stay far below the usual 8 MiB of RLIMIT_MEMLOCK; log batches above it are written from
+/// ordinary memory, which costs a page pin per write and nothing else.
+pub const IO_MEMORY_BYTES: usize = 256 << 10;
+
+/// Submission queue of each ring: glommio's default.
+pub const RING_DEPTH: usize = 128;
+
+/// glommio refuses to start below this soft limit of RLIMIT_MEMLOCK.
+pub const MEMLOCK_MIN_BYTES: u64 = 512 << 10;
+
+/// One shared chunk that all connections read into. A request that lies in it is handed on without
+/// a copy; below glibc's mmap threshold (128 KiB), so that a chunk is not a page-fault storm.
+pub const READ_CHUNK_BYTES: usize = 64 << 10;
+
+/// A new chunk is taken when less than this is left: a smaller window would cut large requests
+/// into many system calls.
+pub const READ_WINDOW_MIN_BYTES: usize = 16 << 10;
+
+/// What one connection may send in one round of a flush, before the next connection has its turn.
+pub const FLUSH_BYTES_MAX: usize = 256 << 10;
+
+/// Rounds of `FLUSH_BYTES_MAX` per connection and turn; the rest waits for the next turn.
+pub const FLUSH_ROUNDS_MAX: usize = 4;
+
+/// glommio counts a task's wakers in an i16 and every connection may hold a waker of its own
+/// tasks only; this bound keeps slabs, wakers and file descriptors in a range that is tested.
+pub const CONNECTIONS_MAX: usize = 30_000;
+
+/// File descriptors kept for files, rings and listeners. etcd reserves the same number.
+pub const FDS_RESERVED: u64 = 150;
+
+/// Backlog of a listening socket; the kernel cuts it to net.core.somaxconn.
+pub const LISTEN_BACKLOG: i32 = 4096;
+
+/// TCP keep-alive period of accepted connections: etcd's.
+pub const TCP_KEEPALIVE_SECONDS: i32 = 30;
+
+/// After the last byte of a connection that the server closes: how long the peer may go on sending
+/// before its bytes meet a reset. Without this pause a GOAWAY can be lost to the reset.
+pub const LINGER: Duration = Duration::from_secs(1);
+
+/// Pause after an accept that failed for want of descriptors or memory.
+pub const ACCEPT_RETRY: Duration = Duration::from_millis(100);
+
+/// A stop that takes longer ends anyway: whoever stops us is promised an end within 1.5 s.
+pub const STOP_GRACE_MS: u64 = 1_200;
+
+/// Store writes handed to the kernel at one time. Enough to keep a disk's queue busy, small enough
+/// that a log write does not wait behind a whole checkpoint.
+pub const STORE_WRITES_IN_FLIGHT_MAX: usize = 16;
+
+/// Segment files are zeroed in pieces of this size, one at a time, so that a log write waits behind
+/// one piece at most.
+pub const ZERO_PIECE_BYTES: usize = 256 << 10;
+
+/// Alignment of memory, offsets and lengths for O_DIRECT: the largest logical block size in use.
+pub const DIRECT_ALIGN: usize = 4096;
+
+/// Store writes that lie side by side are joined up to this size.
+pub const STORE_RUN_BYTES_MAX: usize = 256 << 10;
+
+/// How long tasks that are ready may run before completions are looked at again.
+pub const PREEMPT_TIMER: Duration = Duration::from_millis(1);

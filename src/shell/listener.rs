@@ -1,0 +1,170 @@
+//! Listening sockets: bound before anything else is done, accepted from when the server is ready.
+//!
+//! Binding early turns a port in use into an error at once. Until the server is ready, clients'
+//! connections wait in the backlog, which to them looks like a server that is slow to answer.
+
+use super::limits::{ACCEPT_RETRY, LISTEN_BACKLOG, TCP_KEEPALIVE_SECONDS};
+use super::reactor::Core;
+use crate::config::{Address, Url};
+use crate::rpc::ListenerKind;
+use glommio::net::TcpListener;
+use std::io;
+use std::net::{SocketAddr, ToSocketAddrs};
+use std::os::fd::{AsRawFd, FromRawFd, IntoRawFd, OwnedFd, RawFd};
+use std::path::Path;
+use std::rc::Rc;
+
+/// A bound socket that nobody accepts from yet.
+#[derive(Debug)]
+pub struct Bound {
+    pub kind: ListenerKind,
+    /// As etcd shows it in its log: `host:port`, or the path.
+    pub name: String,
+    socket: OwnedFd,
+}
+
+/// Binds where `url` says. The error is one line that names the address.
+pub fn bind(kind: ListenerKind, url: &Url) -> Result<Bound, String> {
+    let (name, bound) = match &url.address {
+        Address::Tcp { host, port } => (
+            if host.contains(':') { format!("[{host}]:{port}") } else { format!("{host}:{port}") },
+            bind_tcp(host, *port),
+        ),
+        Address::Unix { path } => (path.clone(), bind_unix(Path::new(path))),
+    };
+    match bound {
+        Ok(socket) => Ok(Bound { kind, name, socket }),
+        Err(error) => Err(format!("cannot listen on {name}: {error}")),
+    }
+}
+
+fn bind_tcp(host: &str, port: u16) -> io::Result<OwnedFd> {
+    let socket = std::net::TcpListener::bind(resolve(host, port)?)?;
+    prepare(socket.as_raw_fd())?;
+    Ok(socket.into())
+}
+
+/// A socket file that is there already is taken for one that was left behind, as etcd does.
+fn bind_unix(path: &Path) -> io::Result<OwnedFd> {
+    match std::fs::remove_file(path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+        _ => {}
+    }
+    Ok(std::os::unix::net::UnixListener::bind(path)?.into())
+}
+
+/// The address a Go server would listen on: IPv4 when a name has both, all of IPv6 and IPv4 without
+/// a name.
+fn resolve(host: &str, port: u16) -> io::Result<SocketAddr> {
+    let host = if host.is_empty() { "::" } else { host };
+    let addresses: Vec<SocketAddr> = (host, port).to_socket_addrs()?.collect();
+    let first = addresses.iter().find(|address| address.is_ipv4()).or(addresses.first());
+    first.copied().ok_or_else(|| io::Error::other("the name has no address"))
+}
+
+/// Options that accepted sockets inherit, and the longer backlog.
+fn prepare(fd: RawFd) -> io::Result<()> {
+    let options = [
+        (libc::IPPROTO_TCP, libc::TCP_NODELAY, 1),
+        (libc::SOL_SOCKET, libc::SO_KEEPALIVE, 1),
+        (libc::IPPROTO_TCP, libc::TCP_KEEPIDLE, TCP_KEEPALIVE_SECONDS),
+        (libc::IPPROTO_TCP, libc::TCP_KEEPINTVL, TCP_KEEPALIVE_SECONDS),
+    ];
+    for (level, option, value) in options {
+        let value: libc::c_int = value;
+        // SAFETY: the kernel reads `value`, whose size is given; the caller keeps `fd` open.
+        let answer = unsafe {
+            libc::setsockopt(
+                fd,
+                level,
+                option,
+                (&raw const value).cast(),
+                size_of::<libc::c_int>() as libc::socklen_t,
+            )
+        };
+        if answer != 0 {
+            return Err(io::Error::last_os_error());
+        }
+    }
+    // SAFETY: only numbers are handed over. Listening again only changes the backlog.
+    if unsafe { libc::listen(fd, LISTEN_BACKLOG) } != 0 {
+        return Err(io::Error::last_os_error());
+    }
+    Ok(())
+}
+
+impl Bound {
+    /// Accepts for ever. Dropping the future closes the socket.
+    pub async fn accept_all(self, core: Rc<Core>) {
+        let Bound { kind, name, socket } = self;
+        // SAFETY: the descriptor is open and given away by `into_raw_fd`. glommio's type does
+        // nothing with it that a Unix socket would not understand.
+        let listener = unsafe { TcpListener::from_raw_fd(socket.into_raw_fd()) };
+        let mut complained = false;
+        loop {
+            while !core.has_room() {
+                if !complained {
+                    tracing::warn!(
+                        address = name,
+                        connections_max = core.connections_max(),
+                        "as many connections as allowed are open; others wait until one ends"
+                    );
+                    complained = true;
+                }
+                glommio::timer::sleep(ACCEPT_RETRY).await;
+            }
+            match listener.accept().await {
+                Ok(stream) => {
+                    complained = false;
+                    core.connected(stream, kind);
+                    // A long backlog must not keep the connections that are there waiting.
+                    futures_lite::future::yield_now().await;
+                }
+                Err(error) => {
+                    if !complained {
+                        tracing::warn!(address = name, error = %error, "failed to accept");
+                        complained = true;
+                    }
+                    glommio::timer::sleep(ACCEPT_RETRY).await;
+                }
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn bind(url: &str) -> Result<Bound, String> {
+        super::bind(ListenerKind::Client, &Url::parse(url).unwrap())
+    }
+
+    #[test]
+    fn a_port_in_use_is_refused_with_its_address() {
+        let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = taken.local_addr().unwrap();
+        let error = bind(&format!("http://{address}")).map(drop).unwrap_err();
+        assert!(error.starts_with(&format!("cannot listen on {address}: ")), "{error}");
+        assert!(!error.contains('\n'), "{error}");
+    }
+
+    #[test]
+    fn names_are_looked_up_and_ipv4_is_preferred() {
+        assert_eq!(resolve("localhost", 1).unwrap(), "127.0.0.1:1".parse().unwrap());
+        assert_eq!(resolve("::1", 1).unwrap(), "[::1]:1".parse().unwrap());
+        assert_eq!(resolve("", 1).unwrap(), "[::]:1".parse().unwrap());
+        let error = bind("http://[2001:db8::1]:80").map(drop).unwrap_err();
+        assert!(error.starts_with("cannot listen on [2001:db8::1]:80: "), "{error}");
+    }
+
+    #[test]
+    fn a_socket_file_left_behind_is_replaced() {
+        let temp = tempfile::tempdir().unwrap();
+        let path = temp.path().join("socket");
+        let url = format!("unix:{}", path.display());
+        drop(bind(&url).unwrap());
+        assert!(path.exists(), "closing does not unlink");
+        assert_eq!(bind(&url).unwrap().name, path.to_str().unwrap());
+    }
+}

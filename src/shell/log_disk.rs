@@ -1,0 +1,238 @@
+//! Carries out the operations of the log: creates, writes and removes segments.
+//!
+//! Invariants: at most one write is in flight, which the log promises and this file asserts. A
+//! write is reported done only when it is durable: one `O_DIRECT | O_DSYNC` write, or a buffered
+//! write and an fdatasync where the file system refuses O_DIRECT. What fails ends the process,
+//! except a full disk at creation.
+//!
+//! glommio 0.9 and O_DIRECT files: it would send writes through a polled ring (a busy loop while one
+//! is in flight) if the device seemed to support that, and finds out by a read of the first file it
+//! opens. The segments are therefore opened for writing only: that read fails, and the polled ring
+//! stays out of use. It also panics on block devices that sysfs describes in a way it does not know;
+//! `describable` looks before it does.
+
+use super::fatal;
+use super::glommio_files::{self, blocking, plain, short};
+use super::limits::DIRECT_ALIGN;
+use super::segments::{self, Created};
+use glommio::io::{BufferedFile, DmaFile, OpenOptions};
+use std::cell::{Cell, RefCell};
+use std::collections::HashMap;
+use std::io;
+use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+use std::rc::Rc;
+use wal::SegmentId;
+
+/// How writes into the log become durable.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Durability {
+    /// One O_DIRECT | O_DSYNC write.
+    Direct,
+    /// A buffered write, then fdatasync.
+    Synced,
+    /// `--unsafe-no-fsync`: a buffered write.
+    None,
+}
+
+/// Finds out which way the directory allows, with a file of its own that is gone afterwards.
+pub fn probe(dir: &Path, no_fsync: bool) -> io::Result<Durability> {
+    if no_fsync {
+        return Ok(Durability::None);
+    }
+    let path = segments::write_probe(dir, &[0; DIRECT_ALIGN])?;
+    let tried = try_direct(&path);
+    std::fs::remove_file(&path)?;
+    match tried {
+        Ok(()) if describable(std::fs::metadata(dir)?.dev()) => Ok(Durability::Direct),
+        Ok(()) => {
+            warn_buffered(dir, "sysfs does not describe the block device");
+            Ok(Durability::Synced)
+        }
+        Err(error) if refuses_direct(&error) => {
+            warn_buffered(dir, "the file system refuses O_DIRECT");
+            Ok(Durability::Synced)
+        }
+        Err(error) => Err(error),
+    }
+}
+
+fn warn_buffered(dir: &Path, reason: &str) {
+    tracing::warn!(
+        path = %dir.display(),
+        reason,
+        "log writes go through the page cache with fdatasync, which is slower than O_DIRECT"
+    );
+}
+
+fn refuses_direct(error: &io::Error) -> bool {
+    matches!(error.raw_os_error(), Some(libc::EINVAL | libc::EOPNOTSUPP))
+}
+
+fn try_direct(path: &Path) -> io::Result<()> {
+    let file = std::fs::OpenOptions::new()
+        .write(true)
+        .custom_flags(libc::O_DIRECT | libc::O_DSYNC)
+        .open(path)?;
+    let memory = [0; 2 * DIRECT_ALIGN];
+    let skip = memory.as_ptr().align_offset(DIRECT_ALIGN);
+    let block = memory.get(skip..skip + DIRECT_ALIGN).ok_or(io::ErrorKind::InvalidInput)?;
+    file.write_all_at(block, 0)
+}
+
+/// Whether glommio can read the device's properties from sysfs. A file system without a block
+/// device (tmpfs, overlay, nfs) has none to read, which it knows.
+fn describable(device: u64) -> bool {
+    let of_disk = PathBuf::from(format!("/sys/dev/block/{}:0", libc::major(device)));
+    if !of_disk.exists() {
+        return true;
+    }
+    let numbers = [
+        "rotational",
+        "minimum_io_size",
+        "optimal_io_size",
+        "logical_block_size",
+        "physical_block_size",
+        "max_sectors_kb",
+        "max_segment_size",
+    ];
+    let queue = of_disk.join("queue");
+    let text = |name| std::fs::read_to_string(queue.join(name)).unwrap_or_default();
+    numbers.into_iter().all(|name| text(name).trim_matches('\n').parse::<isize>().is_ok())
+        && matches!(text("write_cache").trim_matches('\n'), "write back" | "write through")
+        && of_disk.join("slaves").is_dir()
+}
+
+/// An open segment.
+#[derive(Clone)]
+enum Segment {
+    Direct(Rc<DmaFile>),
+    Buffered(Rc<BufferedFile>),
+}
+
+/// The log's directory and its open segments.
+pub struct LogDisk {
+    dir: PathBuf,
+    durability: Durability,
+    open: RefCell<HashMap<SegmentId, Segment>>,
+    write_in_flight: Cell<bool>,
+}
+
+impl LogDisk {
+    pub fn new(dir: &Path, durability: Durability) -> LogDisk {
+        LogDisk {
+            dir: dir.to_owned(),
+            durability,
+            open: RefCell::default(),
+            write_in_flight: Cell::new(false),
+        }
+    }
+
+    pub fn write_in_flight(&self) -> bool {
+        self.write_in_flight.get()
+    }
+
+    /// Creates a segment on the blocking thread and opens it for the writes to come.
+    pub async fn create(&self, segment: SegmentId, len: u64) -> Created {
+        let dir = self.dir.clone();
+        let direct = self.durability == Durability::Direct;
+        let made = blocking(move || segments::create(&dir, segment, len, direct)).await;
+        let created = segments::judge(&self.dir, segment, made);
+        if created == Created::Done {
+            self.segment(segment).await;
+        }
+        created
+    }
+
+    /// Writes `data` and returns when it is durable.
+    pub async fn write(&self, segment: SegmentId, offset: u64, data: &[u8]) {
+        assert!(!self.write_in_flight.replace(true), "two log writes at once");
+        let opened = self.open.borrow().get(&segment).cloned();
+        let file = match opened {
+            Some(file) => file,
+            None => self.segment(segment).await,
+        };
+        let done = match &file {
+            Segment::Direct(file) => write_direct(file, offset, data).await,
+            Segment::Buffered(file) => {
+                let written = glommio_files::write(file, offset, data.to_vec()).await;
+                match (written, self.durability) {
+                    (Ok(()), Durability::Synced) => file.fdatasync().await.map_err(plain),
+                    (other, _) => other,
+                }
+            }
+        };
+        if let Err(error) = done {
+            fatal::disk("write log", &self.path(segment), Some(offset), &error);
+        }
+        self.write_in_flight.set(false);
+    }
+
+    /// Removes a segment that nothing needs any more.
+    pub async fn remove(&self, segment: SegmentId) {
+        let opened = self.open.borrow_mut().remove(&segment);
+        if let Some(file) = opened {
+            close(file).await;
+        }
+        let dir = self.dir.clone();
+        if let Err(error) = blocking(move || segments::remove(&dir, segment)).await
+            && error.kind() != io::ErrorKind::NotFound
+        {
+            fatal::disk("remove log segment", &self.path(segment), None, &error);
+        }
+    }
+
+    async fn segment(&self, segment: SegmentId) -> Segment {
+        let path = self.path(segment);
+        let mut options = OpenOptions::new();
+        options.write(true);
+        let opened = match self.durability {
+            Durability::Direct => options
+                .custom_flags(libc::O_DSYNC)
+                .dma_open(&path)
+                .await
+                .map(|file| Segment::Direct(Rc::new(file))),
+            Durability::Synced | Durability::None => {
+                options.buffered_open(&path).await.map(|file| Segment::Buffered(Rc::new(file)))
+            }
+        };
+        match opened {
+            Ok(file) => {
+                self.open.borrow_mut().insert(segment, file.clone());
+                file
+            }
+            Err(error) => fatal::disk("open log segment", &path, None, &error),
+        }
+    }
+
+    fn path(&self, segment: SegmentId) -> PathBuf {
+        self.dir.join(segment.file_name())
+    }
+}
+
+/// A short write goes on where it ended; the blocks before are durable by then.
+async fn write_direct(file: &DmaFile, mut offset: u64, mut data: &[u8]) -> io::Result<()> {
+    while !data.is_empty() {
+        let mut buffer = file.alloc_dma_buffer(data.len());
+        buffer.as_bytes_mut().copy_from_slice(data);
+        let written = file.write_at(buffer, offset).await.map_err(plain)?;
+        if written == 0 || written % DIRECT_ALIGN != 0 {
+            return Err(short(written, data.len()));
+        }
+        offset += written as u64;
+        data = data.get(written..).unwrap_or_default();
+    }
+    Ok(())
+}
+
+async fn close(file: Segment) {
+    // Nothing was left to be written back, so an error here has nothing to tell.
+    match file {
+        Segment::Direct(file) => drop(file.close_rc().await),
+        Segment::Buffered(file) => {
+            if let Ok(file) = Rc::try_unwrap(file) {
+                drop(file.close().await);
+            }
+        }
+    }
+}

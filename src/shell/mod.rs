@@ -1,0 +1,165 @@
+//! The shell: the only part that names glommio, sockets, files and clocks.
+//!
+//! It carries out what the state machine below decides and tells it what happened. One thread does
+//! all of it; beside it there are glommio's blocking thread (segment files) and the kernel's own
+//! workers.
+//!
+//! ```text
+//! uring.rs      may this process use io_uring? one line if not
+//! data_dir.rs   may this directory be used? first initialisation
+//! open.rs       what the disk holds becomes a server
+//! reactor.rs    the turn
+//! connection.rs, listener.rs       sockets
+//! log_disk.rs, segments.rs, store_disk.rs, files.rs, glommio_files.rs   disks
+//! clock.rs, signals.rs, process_metrics.rs, log.rs
+//! limits.rs     every bound
+//! ```
+//!
+//! Invariants: nothing here decides what a request means or what is durable enough. A failed write
+//! or sync ends the process. Replacing glommio is a change of this folder.
+
+mod clock;
+mod connection;
+mod data_dir;
+mod fatal;
+mod files;
+mod glommio_files;
+mod limits;
+mod listener;
+pub mod log;
+mod log_disk;
+mod notify;
+mod open;
+mod process_metrics;
+mod reactor;
+mod segments;
+mod signals;
+mod store_disk;
+mod uring;
+
+use crate::config::Config;
+use crate::rpc::ListenerKind;
+use clock::Clock;
+use data_dir::DataDir;
+use glommio::{LocalExecutorBuilder, Placement};
+use limits::{IO_MEMORY_BYTES, PREEMPT_TIMER, RING_DEPTH, STOP_GRACE_MS};
+use listener::Bound;
+use log_disk::LogDisk;
+use reactor::{Core, Ended};
+use std::cell::RefCell;
+use std::process::ExitCode;
+use std::rc::Rc;
+use store_disk::StoreDisk;
+
+pub use process_metrics::render as process_metrics;
+
+/// Serves until a signal asks for the end. What keeps it from serving is one line.
+pub fn run(config: &Config) -> ExitCode {
+    if let Err(error) = log::install(&config.log) {
+        eprintln!("{error}");
+        return ExitCode::from(fatal::EXIT_FATAL);
+    }
+    match serve(config) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(line) => {
+            tracing::error!(target: log::FATAL, "{line}");
+            ExitCode::from(fatal::EXIT_FATAL)
+        }
+    }
+}
+
+/// Start-up, in the order in which an operator's mistakes are cheapest to report; then the loop.
+fn serve(config: &Config) -> Result<(), String> {
+    let clock = Clock::start();
+    for warning in &config.warnings {
+        tracing::warn!("{warning}");
+    }
+    uring::check()?;
+    let bound = bind_all(config)?;
+    let data_dir = DataDir::open(&config.data_dir, config.wal_dir.as_deref(), open::initial_store)
+        .map_err(|error| error.to_string())?;
+    let durability = log_disk::probe(data_dir.wal_path(), config.unsafe_no_fsync)
+        .map_err(|error| format!("cannot write to {}: {error}", data_dir.wal_path().display()))?;
+    let server = open::server(config, &data_dir, clock)?;
+    let executor = LocalExecutorBuilder::new(Placement::Unbound)
+        .name("ringd")
+        .io_memory(IO_MEMORY_BYTES)
+        .ring_depth(RING_DEPTH)
+        .preempt_timer(PREEMPT_TIMER)
+        .make()
+        .map_err(|error| format!("cannot start the event loop: {error}"))?;
+    let ended = executor.run(async {
+        let log_disk = LogDisk::new(data_dir.wal_path(), durability);
+        let store_path = data_dir.store_path();
+        let store_disk = StoreDisk::open(&store_path, config.unsafe_no_fsync)
+            .await
+            .map_err(|error| format!("cannot open {}: {error}", store_path.display()))?;
+        let core = Core::new(server, clock, log_disk, store_disk);
+        run_until_stopped(&core, bound).await
+    });
+    // Tasks that still wait for something are abandoned with the process; taking the executor down
+    // would wait for them.
+    std::mem::forget(executor);
+    ended?;
+    if let Err(error) = data_dir.mark_stopped() {
+        tracing::warn!(error = %error, "could not mark the clean stop");
+    }
+    tracing::info!("stopped");
+    Ok(())
+}
+
+fn bind_all(config: &Config) -> Result<Vec<Bound>, String> {
+    let clients = config.listen_client_urls.iter().map(|url| (ListenerKind::Client, url));
+    let metrics = config.listen_metrics_urls.iter().map(|url| (ListenerKind::Metrics, url));
+    clients.chain(metrics).map(|(kind, url)| listener::bind(kind, url)).collect()
+}
+
+async fn run_until_stopped(core: &Rc<Core>, bound: Vec<Bound>) -> Result<(), String> {
+    let stop = signals::Stop::listen()
+        .map_err(|error| format!("cannot install the signal handlers: {error}"))?;
+    let stopper = core.clone();
+    glommio::spawn_local(async move {
+        stop.wait().await;
+        tracing::info!("received a signal; shutting down");
+        stopper.stop();
+    })
+    .detach();
+
+    let (mut clients, metrics): (Vec<Bound>, Vec<Bound>) =
+        bound.into_iter().partition(|bound| bound.kind == ListenerKind::Client);
+    // Dropping a task closes its listener, which is how accepting ends.
+    let accepting = RefCell::new(Vec::new());
+    let accept = |bound: Bound| {
+        accepting.borrow_mut().push(glommio::spawn_local(bound.accept_all(core.clone())));
+    };
+    for bound in metrics {
+        tracing::info!(address = bound.name, "serving metrics");
+        accept(bound);
+    }
+    let mut stop_at_ms = None;
+    core.run(|core| {
+        if core.is_stopping() {
+            accepting.borrow_mut().clear();
+            clients.clear();
+            let at_ms = *stop_at_ms.get_or_insert(core.clock().now_ms() + STOP_GRACE_MS);
+            if core.is_drained() || core.clock().now_ms() >= at_ms {
+                return Ended::Yes;
+            }
+            return Ended::AskAgainAt(at_ms);
+        }
+        if !clients.is_empty() && core.is_ready() {
+            for bound in clients.drain(..) {
+                tracing::info!("ready to serve client requests");
+                tracing::info!(
+                    traffic = "grpc+http",
+                    address = bound.name,
+                    "serving client traffic insecurely; this is strongly discouraged!"
+                );
+                accept(bound);
+            }
+        }
+        Ended::No
+    })
+    .await;
+    Ok(())
+}

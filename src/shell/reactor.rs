@@ -1,0 +1,399 @@
+//! The core's turn: the one place where inputs, time, disks and sockets meet the server.
+//!
+//! ```text
+//! readers ──receive──▶            ┌─ server.turn(now)
+//! disks ───op_done───▶  one wake ─┤  start log and store operations
+//! timer ─────────────▶            └─ flush dirty connections, resume paused ones
+//! ```
+//!
+//! Why a turn is a batch: glommio wakes the tasks of all completions it harvested in their order,
+//! and the core's task queues up behind those that woke it. So every request that has arrived when
+//! the turn begins is part of it, and while a log write is in flight, what arrives becomes the next
+//! one. When the log is idle the write of a lone request starts in the same turn.
+//!
+//! Invariants: `server` is borrowed for one call at a time and never across an await. `disconnect`
+//! is called exactly once for every `connect`. Nothing here decides anything about the bytes.
+
+use super::clock::Clock;
+use super::connection::{self, Connection, Input, Sent};
+use super::limits::{
+    CONNECTIONS_MAX, FDS_RESERVED, FLUSH_BYTES_MAX, FLUSH_ROUNDS_MAX, STORE_WRITES_IN_FLIGHT_MAX,
+};
+use super::log_disk::LogDisk;
+use super::notify::Notify;
+use super::segments::Created;
+use super::store_disk::{Grown, Run, StoreDisk};
+use super::uring;
+use crate::rpc::{ConnId, ListenerKind, Server};
+use crate::store;
+use bytes::Bytes;
+use glommio::net::TcpStream;
+use glommio::timer::Timer;
+use std::cell::{Cell, RefCell};
+use std::collections::HashMap;
+use std::future::{Future, poll_fn};
+use std::pin::Pin;
+use std::rc::Rc;
+use std::task::{Context, Poll};
+
+/// Everything the tasks of the core thread share.
+pub struct Core {
+    server: RefCell<Server>,
+    clock: Clock,
+    log_disk: LogDisk,
+    store_disk: StoreDisk,
+    wake: Notify,
+    connections: RefCell<HashMap<ConnId, Rc<Connection>>>,
+    connections_max: usize,
+    pub input: RefCell<Input>,
+    /// Connections with output, gathered for the flush of this turn.
+    dirty: RefCell<Vec<ConnId>>,
+    /// What one connection sends; one buffer for all, since a flush is one connection at a time.
+    output: RefCell<Vec<u8>>,
+    paused: RefCell<Vec<Rc<Connection>>>,
+    /// Peers that have said their last word and may still wait for ours.
+    half_closed: RefCell<Vec<Rc<Connection>>>,
+    stopping: Cell<bool>,
+}
+
+impl Core {
+    pub fn new(server: Server, clock: Clock, log_disk: LogDisk, store_disk: StoreDisk) -> Rc<Core> {
+        let fds = uring::soft_limit(libc::RLIMIT_NOFILE).saturating_sub(FDS_RESERVED);
+        Rc::new(Core {
+            server: RefCell::new(server),
+            clock,
+            log_disk,
+            store_disk,
+            wake: Notify::default(),
+            connections: RefCell::default(),
+            connections_max: usize::try_from(fds).unwrap_or(usize::MAX).clamp(1, CONNECTIONS_MAX),
+            input: RefCell::default(),
+            dirty: RefCell::default(),
+            output: RefCell::default(),
+            paused: RefCell::default(),
+            half_closed: RefCell::default(),
+            stopping: Cell::new(false),
+        })
+    }
+
+    pub fn clock(&self) -> Clock {
+        self.clock
+    }
+
+    pub fn connections_max(&self) -> usize {
+        self.connections_max
+    }
+
+    /// Whether another connection may be accepted. Sockets that only linger count no more.
+    pub fn has_room(&self) -> bool {
+        self.connections.borrow().len() < self.connections_max
+    }
+
+    pub fn is_ready(&self) -> bool {
+        self.server.borrow().is_ready()
+    }
+
+    pub fn is_stopping(&self) -> bool {
+        self.stopping.get()
+    }
+
+    /// Asks the server to come to an end. `is_drained` tells when it has.
+    pub fn stop(&self) {
+        if !self.stopping.replace(true) {
+            self.server.borrow_mut().stop(self.clock.now_ms());
+            self.wake.notify();
+        }
+    }
+
+    /// Nothing is left that a client or the disk still waits for.
+    pub fn is_drained(&self) -> bool {
+        self.server.borrow().is_drained()
+            && !self.log_disk.write_in_flight()
+            && !self.connections.borrow().values().any(|connection| connection.is_stalled())
+    }
+
+    /// Runs turns until `ended` says so, which is asked after each. A turn comes after every wake and
+    /// every deadline; between them the thread sleeps.
+    pub async fn run(self: &Rc<Self>, mut ended: impl FnMut(&Rc<Self>) -> Ended) {
+        let mut alarm = Alarm::default();
+        loop {
+            self.turn();
+            let at = match ended(self) {
+                Ended::Yes => return,
+                Ended::AskAgainAt(at_ms) => Some(at_ms),
+                Ended::No => None,
+            };
+            let deadline = self.server.borrow_mut().next_deadline();
+            let deadline = deadline.into_iter().chain(at).min();
+            poll_fn(|context| match self.wake.poll(context.waker()) {
+                Poll::Ready(()) => Poll::Ready(()),
+                Poll::Pending => alarm.poll(context, &self.clock, deadline),
+            })
+            .await;
+        }
+    }
+
+    fn turn(self: &Rc<Self>) {
+        self.server.borrow_mut().turn(self.clock.now_ms());
+        self.start_log_operations();
+        self.start_store_operations();
+        self.flush_dirty();
+        self.resume_paused();
+        self.end_half_closed();
+    }
+
+    // What the tasks report.
+
+    /// Takes an accepted socket in and starts to read it.
+    pub fn connected(self: &Rc<Self>, stream: TcpStream, kind: ListenerKind) {
+        let connected = self.server.borrow_mut().connect(kind, self.clock.now_ms());
+        // Without a number the socket is closed by being dropped.
+        let Some(id) = connected else { return };
+        let connection = Rc::new(Connection::new(id, stream));
+        self.connections.borrow_mut().insert(id, connection.clone());
+        self.wake.notify();
+        glommio::spawn_local(connection::read_all(self.clone(), connection)).detach();
+    }
+
+    pub fn wants_read(&self, connection: &Connection) -> bool {
+        self.server.borrow_mut().wants_read(connection.id())
+    }
+
+    pub fn received(&self, connection: &Connection, data: Bytes) {
+        self.server.borrow_mut().receive(connection.id(), data, self.clock.now_ms());
+        self.wake.notify();
+    }
+
+    pub fn pause(&self, connection: &Rc<Connection>) {
+        self.paused.borrow_mut().push(connection.clone());
+    }
+
+    /// The peer has closed its side. What is ready for it is still sent, in the next turn.
+    pub fn half_closed(&self, connection: &Rc<Connection>) {
+        if connection.is_open() {
+            self.half_closed.borrow_mut().push(connection.clone());
+            self.wake.notify();
+        }
+    }
+
+    /// The socket has failed, or was aborted.
+    pub fn lost(&self, connection: &Connection) {
+        if connection.is_open() {
+            self.forget(connection);
+            connection.abort();
+            self.wake.notify();
+        }
+    }
+
+    /// The socket has taken what it did not take at first.
+    pub fn written(&self, connection: &Connection) {
+        if connection.is_open() {
+            self.dirty.borrow_mut().push(connection.id());
+            self.wake.notify();
+        }
+    }
+
+    fn forget(&self, connection: &Connection) {
+        self.connections.borrow_mut().remove(&connection.id());
+        self.server.borrow_mut().disconnect(connection.id());
+    }
+
+    // Disks.
+
+    fn start_log_operations(self: &Rc<Self>) {
+        loop {
+            let next = self.server.borrow_mut().next_log_op();
+            let Some((id, op)) = next else { return };
+            let core = self.clone();
+            glommio::spawn_local(async move { core.log_operation(id, op).await }).detach();
+        }
+    }
+
+    async fn log_operation(&self, id: wal::OpId, op: wal::Op) {
+        let disk = &self.log_disk;
+        match op {
+            wal::Op::Create { segment, bytes } => match disk.create(segment, bytes).await {
+                Created::Done => self.server.borrow_mut().log_op_done(id),
+                Created::NoSpace => self.server.borrow_mut().log_no_space(id),
+            },
+            wal::Op::Write { segment, offset, data } => {
+                disk.write(segment, offset, &data).await;
+                // The log uses the buffer again if nobody else holds it by then.
+                drop(data);
+                self.server.borrow_mut().log_op_done(id);
+            }
+            wal::Op::Remove { segment } => {
+                disk.remove(segment).await;
+                self.server.borrow_mut().log_op_done(id);
+            }
+        }
+        self.wake.notify();
+    }
+
+    fn start_store_operations(self: &Rc<Self>) {
+        let mut run: Option<Run<store::OpId>> = None;
+        while self.store_disk.in_flight() < STORE_WRITES_IN_FLIGHT_MAX {
+            let next = self.server.borrow_mut().next_store_op();
+            let Some((id, op)) = next else { break };
+            match op {
+                store::Op::Write { offset, data } => match &mut run {
+                    Some(open) if open.takes(offset, data.len()) => open.push(id, &data),
+                    _ => {
+                        if let Some(full) = run.replace(Run::new(id, offset, &data)) {
+                            self.write_run(full);
+                        }
+                    }
+                },
+                other => {
+                    if let Some(full) = run.take() {
+                        self.write_run(full);
+                    }
+                    self.store_operation(id, other);
+                }
+            }
+        }
+        if let Some(last) = run {
+            self.write_run(last);
+        }
+    }
+
+    fn write_run(self: &Rc<Self>, run: Run<store::OpId>) {
+        let core = self.clone();
+        self.store_disk.started();
+        glommio::spawn_local(async move {
+            core.store_disk.write(run.offset, run.data).await;
+            for id in run.ids {
+                core.server.borrow_mut().store_op_done(id);
+            }
+            core.store_disk.finished();
+            core.wake.notify();
+        })
+        .detach();
+    }
+
+    fn store_operation(self: &Rc<Self>, id: store::OpId, op: store::Op) {
+        let core = self.clone();
+        self.store_disk.started();
+        glommio::spawn_local(async move {
+            let disk = &core.store_disk;
+            let mut grown = Grown::Done;
+            match op {
+                store::Op::Grow { len } => grown = disk.grow(len).await,
+                store::Op::Write { offset, data } => disk.write(offset, data.to_vec()).await,
+                store::Op::Sync => disk.sync().await,
+                store::Op::Truncate { len } => disk.truncate(len).await,
+            }
+            match grown {
+                Grown::Done => core.server.borrow_mut().store_op_done(id),
+                Grown::NoSpace => core.server.borrow_mut().store_no_space(id),
+            }
+            disk.finished();
+            core.wake.notify();
+        })
+        .detach();
+    }
+
+    // Sockets.
+
+    fn flush_dirty(self: &Rc<Self>) {
+        let mut dirty = self.dirty.take();
+        self.server.borrow_mut().drain_dirty(&mut dirty);
+        for id in dirty.drain(..) {
+            let connection = self.connections.borrow().get(&id).cloned();
+            if let Some(connection) = connection {
+                self.flush(&connection);
+            }
+        }
+        // What was found too much for this turn has been put into `self.dirty` meanwhile; its
+        // memory and this vector's are both kept.
+        let mut later = self.dirty.borrow_mut();
+        dirty.append(&mut later);
+        *later = dirty;
+    }
+
+    fn flush(self: &Rc<Self>, connection: &Rc<Connection>) {
+        if connection.is_stalled() {
+            return;
+        }
+        let id = connection.id();
+        let mut output = self.output.borrow_mut();
+        for _ in 0..FLUSH_ROUNDS_MAX {
+            output.clear();
+            self.server.borrow_mut().take_output(id, FLUSH_BYTES_MAX, &mut output);
+            if output.is_empty() {
+                if self.server.borrow_mut().should_close(id) {
+                    self.forget(connection);
+                    connection.finish();
+                }
+                return;
+            }
+            match connection.send(&output) {
+                Sent::All => {}
+                Sent::Part(len) => {
+                    return connection.stall(self, output.split_off(len));
+                }
+                Sent::Failed => return self.lost(connection),
+            }
+        }
+        self.written(connection);
+    }
+
+    fn resume_paused(&self) {
+        let mut server = self.server.borrow_mut();
+        self.paused.borrow_mut().retain(|connection| {
+            let stays = connection.is_open() && !server.wants_read(connection.id());
+            if !stays {
+                connection.resume();
+            }
+            stays
+        });
+    }
+
+    fn end_half_closed(&self) {
+        let waiting = self.half_closed.take();
+        for connection in waiting {
+            if connection.is_open() && connection.is_stalled() {
+                self.half_closed.borrow_mut().push(connection);
+            } else {
+                self.lost(&connection);
+            }
+        }
+    }
+}
+
+/// Whether [`Core::run`] is to return.
+pub enum Ended {
+    No,
+    /// Not yet, and it may become so at this time without anything else happening.
+    AskAgainAt(u64),
+    Yes,
+}
+
+/// One timer for the nearest deadline. It is armed anew only when a deadline comes nearer; one that
+/// moved away is noticed when the timer fires, which costs an idle turn and not a timer per turn.
+#[derive(Default)]
+struct Alarm {
+    armed: Option<(u64, Timer)>,
+}
+
+impl Alarm {
+    fn poll(
+        &mut self,
+        context: &mut Context<'_>,
+        clock: &Clock,
+        deadline: Option<u64>,
+    ) -> Poll<()> {
+        let Some(deadline) = deadline else { return Poll::Pending };
+        if self.armed.as_ref().is_none_or(|(at_ms, _)| deadline < *at_ms) {
+            self.armed = Some((deadline, Timer::new(clock.until(deadline))));
+        } else if self.armed.as_ref().is_some_and(|(at_ms, _)| clock.now_ms() < *at_ms) {
+            return Poll::Pending;
+        }
+        let Some((_, timer)) = &mut self.armed else { return Poll::Pending };
+        if Pin::new(timer).poll(context).is_ready() {
+            self.armed = None;
+            return Poll::Ready(());
+        }
+        Poll::Pending
+    }
+}

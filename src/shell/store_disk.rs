@@ -1,0 +1,164 @@
+//! Carries out the operations of the store's checkpoints on its file.
+//!
+//! The file is read through a memory map elsewhere, so it is written through the page cache and
+//! never with O_DIRECT. The order of writes and syncs is the store's: it hands out a sync only when
+//! every write before it was reported done. What fails ends the process, except a full disk when the
+//! file grows.
+
+use super::glommio_files::{self, blocking, plain};
+use super::limits::STORE_RUN_BYTES_MAX;
+use super::{fatal, files};
+use glommio::io::{BufferedFile, OpenOptions};
+use std::cell::Cell;
+use std::fs::File;
+use std::io;
+use std::os::unix::fs::FileExt;
+use std::path::{Path, PathBuf};
+
+/// What became of a growth.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Grown {
+    Done,
+    NoSpace,
+}
+
+/// The store's file.
+pub struct StoreDisk {
+    path: PathBuf,
+    file: BufferedFile,
+    no_fsync: bool,
+    in_flight: Cell<usize>,
+}
+
+impl StoreDisk {
+    pub async fn open(path: &Path, no_fsync: bool) -> io::Result<StoreDisk> {
+        let file = OpenOptions::new().write(true).buffered_open(path).await.map_err(plain)?;
+        Ok(StoreDisk { path: path.to_owned(), file, no_fsync, in_flight: Cell::new(0) })
+    }
+
+    /// Operations started and not finished.
+    pub fn in_flight(&self) -> usize {
+        self.in_flight.get()
+    }
+
+    pub fn started(&self) {
+        self.in_flight.set(self.in_flight.get() + 1);
+    }
+
+    pub fn finished(&self) {
+        self.in_flight.set(self.in_flight.get() - 1);
+    }
+
+    /// Makes the file `len` bytes long with all blocks reserved, durably.
+    ///
+    /// A hole would be filled by the page fault or write-back that first needs it, and on a full
+    /// disk that is a SIGBUS instead of an error.
+    pub async fn grow(&self, len: u64) -> Grown {
+        let reserved = match self.file.pre_allocate(len, false).await.map_err(plain) {
+            Err(error) if error.raw_os_error() == Some(libc::EOPNOTSUPP) => {
+                let path = self.path.clone();
+                blocking(move || append_zeros(&path, len)).await
+            }
+            other => other,
+        };
+        match reserved {
+            Ok(()) => {}
+            Err(error) if files::is_no_space(&error) => return Grown::NoSpace,
+            Err(error) => fatal::disk("grow store", &self.path, Some(len), &error),
+        }
+        self.sync().await;
+        Grown::Done
+    }
+
+    pub async fn write(&self, offset: u64, data: Vec<u8>) {
+        if let Err(error) = glommio_files::write(&self.file, offset, data).await {
+            fatal::disk("write store", &self.path, Some(offset), &error);
+        }
+    }
+
+    pub async fn sync(&self) {
+        if self.no_fsync {
+            return;
+        }
+        if let Err(error) = self.file.fdatasync().await {
+            fatal::disk("sync store", &self.path, None, &plain(error));
+        }
+    }
+
+    pub async fn truncate(&self, len: u64) {
+        if let Err(error) = self.file.truncate(len).await {
+            fatal::disk("truncate store", &self.path, Some(len), &plain(error));
+        }
+    }
+}
+
+/// For file systems without fallocate: zeros from the end of the file on.
+fn append_zeros(path: &Path, len: u64) -> io::Result<()> {
+    let file = File::options().write(true).open(path)?;
+    let zeros = vec![0; STORE_RUN_BYTES_MAX];
+    let mut offset = file.metadata()?.len();
+    while offset < len {
+        let piece = usize::try_from(len - offset).unwrap_or(usize::MAX).min(zeros.len());
+        file.write_all_at(zeros.get(..piece).unwrap_or_default(), offset)?;
+        offset += piece as u64;
+    }
+    Ok(())
+}
+
+/// Writes that lie side by side, joined into one.
+///
+/// A checkpoint hands out page by page, in order of place as far as it can. One system call for a
+/// run of them costs a fraction of one each, and the copy into the run is the copy that glommio's
+/// buffered write needs anyway.
+#[derive(Debug)]
+pub struct Run<Id> {
+    pub offset: u64,
+    pub data: Vec<u8>,
+    pub ids: Vec<Id>,
+}
+
+impl<Id> Run<Id> {
+    pub fn new(id: Id, offset: u64, data: &[u8]) -> Run<Id> {
+        Run { offset, data: data.to_vec(), ids: vec![id] }
+    }
+
+    /// Takes a write that continues this run and has room in it.
+    pub fn takes(&self, offset: u64, len: usize) -> bool {
+        offset == self.offset + self.data.len() as u64
+            && self.data.len() + len <= STORE_RUN_BYTES_MAX
+    }
+
+    pub fn push(&mut self, id: Id, data: &[u8]) {
+        self.data.extend_from_slice(data);
+        self.ids.push(id);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_run_takes_what_continues_it_and_nothing_else() {
+        let mut run = Run::new(1, 8192, &[1; 4096]);
+        assert!(!run.takes(8192, 4096), "the same place");
+        assert!(!run.takes(16384, 4096), "a gap");
+        assert!(!run.takes(4096, 4096), "before it");
+        assert!(run.takes(12288, 4096));
+        run.push(2, &[2; 4096]);
+        assert_eq!((run.data.len(), run.ids.as_slice()), (8192, [1, 2].as_slice()));
+        assert!(!run.takes(16384, STORE_RUN_BYTES_MAX), "too long");
+    }
+
+    #[test]
+    fn a_file_without_fallocate_grows_by_zeros_and_keeps_what_it_has() {
+        let temp = tempfile::tempdir().unwrap();
+        let path = temp.path().join("store");
+        std::fs::write(&path, [7; 10]).unwrap();
+        append_zeros(&path, 1000).unwrap();
+        let content = std::fs::read(&path).unwrap();
+        assert_eq!(content.len(), 1000);
+        assert_eq!(content[..10], [7; 10]);
+        assert!(content[10..].iter().all(|byte| *byte == 0));
+    }
+}
