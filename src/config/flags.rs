@@ -238,7 +238,7 @@ pub const FLAGS: &[Flag] = {
             Uint,
             "1572864",
             Limits,
-            "Size of one request; at most 32 MiB.",
+            "Size of one request; at most 512 MiB, better not above 10 MiB.",
         ),
         obeyed(
             "max-concurrent-streams",

@@ -36,9 +36,11 @@ const QUOTA_DEFAULT_BYTES: i64 = 2 * 1024 * 1024 * 1024;
 const WATCH_PROGRESS_NOTIFY_MIN_MS: u64 = 100;
 /// etcd: `DefaultSnapshotCount`, what 0 stands for.
 const SNAPSHOT_COUNT_DEFAULT: u64 = 10_000;
-/// Ours: an entry lies in one segment of the log (64 MiB), with room for what surrounds it.
-/// etcd has no limit here, and warns above 10 MiB.
-const REQUEST_MAX_BYTES: u64 = 32 * 1024 * 1024;
+/// Ours: half of what a record of the log can hold, so that what surrounds a request has room.
+/// etcd has no limit here.
+const REQUEST_MAX_BYTES: u64 = 512 * 1024 * 1024;
+/// etcd: `recommendedMaxRequestBytes`; larger requests hold everybody else up.
+const REQUEST_RECOMMENDED_BYTES: u64 = 10 * 1024 * 1024;
 
 /// What the process was asked to do.
 #[derive(Debug)]
@@ -225,7 +227,13 @@ impl Config {
         if max_request_bytes > REQUEST_MAX_BYTES {
             return Err(s.invalid(
                 "max-request-bytes",
-                &format!("must be at most {REQUEST_MAX_BYTES} (32 MiB), to fit into the log"),
+                &format!("must be at most {REQUEST_MAX_BYTES} (512 MiB), to fit into the log"),
+            ));
+        }
+        if max_request_bytes > REQUEST_RECOMMENDED_BYTES {
+            warnings.push(format!(
+                "--max-request-bytes {max_request_bytes} is above the recommended \
+                 {REQUEST_RECOMMENDED_BYTES}: large requests hold up all others"
             ));
         }
 

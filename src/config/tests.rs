@@ -355,11 +355,15 @@ fn progress_intervals_below_the_least_are_raised_with_a_warning() {
 }
 
 #[test]
-fn a_request_must_fit_into_the_log() {
-    assert_eq!(config(&["--max-request-bytes=33554432"]).max_request_bytes, 33_554_432);
+fn a_request_must_fit_into_the_log_and_large_ones_are_warned_of() {
+    let with = |bytes: &str| config(&["--max-request-bytes", bytes]);
+    assert_eq!(with("10485760").warnings, Vec::<String>::new());
+    let warned = "--max-request-bytes 10485761 is above the recommended 10485760: large requests hold up all others";
+    assert_eq!(with("10485761").warnings, [warned]);
+    assert_eq!(with("536870912").max_request_bytes, 536_870_912);
     assert_eq!(
-        complaint(&["--max-request-bytes=33554433"]),
-        "invalid value \"33554433\" for flag -max-request-bytes: must be at most 33554432 (32 MiB), to fit into the log"
+        complaint(&["--max-request-bytes=536870913"]),
+        "invalid value \"536870913\" for flag -max-request-bytes: must be at most 536870912 (512 MiB), to fit into the log"
     );
 }
 
