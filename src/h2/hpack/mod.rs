@@ -8,6 +8,8 @@ mod encoder;
 mod huffman;
 mod static_table;
 mod table;
+#[cfg(test)]
+mod tests;
 
 pub use decoder::{DecodeError, Decoder, Summary};
 pub use encoder::{NO_DYNAMIC_TABLE, encode_block, encode_field};
