@@ -1,0 +1,342 @@
+//! Range requests: which keys, in which order, how many, and how they are written.
+//!
+//! etcd's rules (`server/etcdserver/txn/range.go`, `mvcc/index.go` of 3.7.1), as they show:
+//!
+//! - `count` is the number of keys in the interval at the revision, whatever limit and filters say.
+//! - `more` says that the limit cut something off that would have been answered otherwise.
+//! - A sort order (other than none, and than ascending keys) or any filter by revision makes the
+//!   limit count after filtering and sorting. A sort target without an order sorts ascending, but
+//!   what it sorts is what the limit and one more let through in the order of keys.
+//! - Without values, the index answers, which knows no leases; only if sorted by value they show.
+//!
+//! Keys that compare equal keep the order of keys. etcd's sort leaves their order open, and agrees
+//! up to twelve of them.
+
+use std::cmp::Reverse;
+
+use super::error::MvccError;
+use super::keys::{End, Interval, KeyBuf};
+use super::reader::{Entry, Reader};
+use super::record::{KeyValue, key_of, put_key_only, put_message, put_stored, value_of};
+use crate::proto::etcdserverpb::RangeRequest;
+use crate::proto::etcdserverpb::range_request::{SortOrder, SortTarget};
+
+/// Field numbers of `etcdserverpb.RangeResponse`.
+pub const KVS: u8 = 2;
+pub const MORE: u8 = 3;
+pub const COUNT: u8 = 4;
+
+/// What a range answers beside its keys.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct RangeOutcome {
+    pub count: i64,
+    pub more: bool,
+    /// The current revision, also where an old one was read.
+    pub revision: i64,
+    /// The number of keys that were written.
+    pub written: i64,
+}
+
+/// Whether the keys come in their own order, so that a limit can end the walk.
+pub fn is_default_order(request: &RangeRequest) -> bool {
+    request.sort_order == SortOrder::None as i32
+        || (request.sort_target == SortTarget::Key as i32
+            && request.sort_order == SortOrder::Ascend as i32)
+}
+
+pub fn has_revision_filters(request: &RangeRequest) -> bool {
+    Filter::of(request) != Filter::default()
+}
+
+/// How far the count must be right.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Counting {
+    Exact,
+    /// Nobody asks: the number of keys that were looked at.
+    Seen,
+}
+
+impl<'a> Reader<'a> {
+    /// Answers `request`: appends the keys to `out`, as the `kvs` of a `RangeResponse`.
+    pub fn range(
+        &self,
+        request: &RangeRequest,
+        out: &mut Vec<u8>,
+    ) -> Result<RangeOutcome, MvccError> {
+        Ok(self.range_counting(request, Counting::Exact, out)?.0)
+    }
+
+    /// Also tells where in `out` the last key begins.
+    pub(super) fn range_counting(
+        &self,
+        request: &RangeRequest,
+        counting: Counting,
+        out: &mut Vec<u8>,
+    ) -> Result<(RangeOutcome, usize), MvccError> {
+        let revision = self.resolve(request.revision)?;
+        let query = Query::of(request, revision);
+        let current = self.revisions.current;
+        if request.count_only {
+            let count = self.count_at(query.interval, revision)? as i64;
+            let outcome = RangeOutcome { count, more: false, revision: current, written: 0 };
+            return Ok((outcome, out.len()));
+        }
+        let found = match Sort::of(request) {
+            _ if query.interval.end == End::Single => self.single(&query, out)?,
+            None => self.in_key_order(&query, out)?,
+            Some(sort) => self.sorted(&query, sort, out)?,
+        };
+        let count = match found.seen {
+            Seen::All(count) => count,
+            Seen::AtLeast(count) if counting == Counting::Seen => count,
+            Seen::AtLeast(_) => self.count_at(query.interval, revision)?,
+        };
+        let outcome = RangeOutcome {
+            count: count as i64,
+            more: found.more,
+            revision: current,
+            written: found.written as i64,
+        };
+        Ok((outcome, found.last))
+    }
+
+    /// Appends all keys of `interval` that exist now, as message fields `field`.
+    pub(super) fn write_all(
+        &self,
+        interval: Interval<'_>,
+        field: u8,
+        out: &mut Vec<u8>,
+    ) -> Result<(), MvccError> {
+        let mut scan = self.scan(interval, self.revisions.current);
+        while scan.next()? {
+            put_stored(out, field, self.stored(scan.entry()?.revision)?);
+        }
+        Ok(())
+    }
+
+    /// One key; neither limit nor order can matter.
+    fn single(&self, query: &Query<'_>, out: &mut Vec<u8>) -> Result<Found, MvccError> {
+        let mut key = KeyBuf::of(query.interval.start);
+        let Some(version) = self.visible(&mut key, query.revision)? else {
+            return Ok(Found { seen: Seen::All(0), more: false, written: 0, last: out.len() });
+        };
+        let entry = Entry { prefix: key.prefix(), revision: version.revision, meta: version.meta };
+        let (mut written, last) = (0, out.len());
+        if query.filter.admits(&entry) {
+            self.write(query, &entry, out)?;
+            written = 1;
+        }
+        Ok(Found { seen: Seen::All(1), more: false, written, last })
+    }
+
+    fn in_key_order(&self, query: &Query<'_>, out: &mut Vec<u8>) -> Result<Found, MvccError> {
+        let mut scan = self.scan(query.interval, query.revision);
+        let (mut seen, mut written, mut last) = (0, 0, out.len());
+        while scan.next()? {
+            seen += 1;
+            let entry = scan.entry()?;
+            if !query.filter.admits(&entry) {
+                continue;
+            }
+            if written == query.limit {
+                return Ok(Found { seen: Seen::AtLeast(seen), more: true, written, last });
+            }
+            last = out.len();
+            self.write(query, &entry, out)?;
+            written += 1;
+        }
+        Ok(Found { seen: Seen::All(seen), more: false, written, last })
+    }
+
+    fn sorted(&self, query: &Query<'_>, sort: Sort, out: &mut Vec<u8>) -> Result<Found, MvccError> {
+        // etcd limits what it fetches before it sorts, if only a target was given.
+        let fetch_max = if sort.implied && query.filter == Filter::default() {
+            query.limit.saturating_add(1)
+        } else {
+            u64::MAX
+        };
+        let mut rows = Vec::new();
+        let mut scan = self.scan(query.interval, query.revision);
+        let mut seen = Seen::All(0);
+        let mut fetched = 0;
+        while scan.next()? {
+            fetched += 1;
+            let entry = scan.entry()?;
+            if query.filter.admits(&entry) {
+                rows.push(Row::new(self, &entry)?);
+            }
+            if fetched == fetch_max {
+                seen = Seen::AtLeast(fetched);
+                break;
+            }
+            seen = Seen::All(fetched);
+        }
+        sort.apply(&mut rows);
+        let more = rows.len() as u64 > query.limit;
+        rows.truncate(usize::try_from(query.limit).unwrap_or(usize::MAX));
+        let mut last = out.len();
+        for row in &rows {
+            last = out.len();
+            row.write(query.values, out);
+        }
+        Ok(Found { seen, more, written: rows.len() as u64, last })
+    }
+
+    fn write(
+        &self,
+        query: &Query<'_>,
+        entry: &Entry<'_>,
+        out: &mut Vec<u8>,
+    ) -> Result<(), MvccError> {
+        match query.values {
+            Values::Whole => put_stored(out, KVS, self.stored(entry.revision)?),
+            Values::None { leases } => {
+                let lease = if leases { entry.meta.lease } else { 0 };
+                put_key_only(out, KVS, entry.prefix, entry.revision.main, &entry.meta, lease);
+            }
+        }
+        Ok(())
+    }
+}
+
+/// A range request, made ready.
+struct Query<'r> {
+    interval: Interval<'r>,
+    revision: i64,
+    /// The greatest number of keys to answer.
+    limit: u64,
+    filter: Filter,
+    values: Values,
+}
+
+impl<'r> Query<'r> {
+    fn of(request: &'r RangeRequest, revision: i64) -> Query<'r> {
+        let by_value = request.sort_target == SortTarget::Value as i32;
+        Query {
+            interval: Interval::new(&request.key, &request.range_end),
+            revision,
+            limit: if request.limit > 0 { request.limit as u64 } else { u64::MAX },
+            filter: Filter::of(request),
+            values: if request.keys_only {
+                Values::None { leases: by_value }
+            } else {
+                Values::Whole
+            },
+        }
+    }
+}
+
+#[derive(Clone, Copy)]
+enum Values {
+    Whole,
+    None { leases: bool },
+}
+
+/// Bounds of revisions; 0 is no bound.
+#[derive(Clone, Copy, Default, PartialEq, Eq)]
+struct Filter {
+    min_mod: i64,
+    max_mod: i64,
+    min_create: i64,
+    max_create: i64,
+}
+
+impl Filter {
+    fn of(request: &RangeRequest) -> Filter {
+        Filter {
+            min_mod: request.min_mod_revision,
+            max_mod: request.max_mod_revision,
+            min_create: request.min_create_revision,
+            max_create: request.max_create_revision,
+        }
+    }
+
+    fn admits(&self, entry: &Entry<'_>) -> bool {
+        let within = |value: i64, min: i64, max: i64| {
+            (min == 0 || value >= min) && (max == 0 || value <= max)
+        };
+        within(entry.revision.main, self.min_mod, self.max_mod)
+            && within(entry.meta.create, self.min_create, self.max_create)
+    }
+}
+
+struct Found {
+    seen: Seen,
+    more: bool,
+    written: u64,
+    /// Where the last key begins in what was written.
+    last: usize,
+}
+
+/// The number of keys that a walk met before filtering.
+enum Seen {
+    All(u64),
+    AtLeast(u64),
+}
+
+#[derive(Clone, Copy)]
+struct Sort {
+    target: SortTarget,
+    descending: bool,
+    /// Only a target was given.
+    implied: bool,
+}
+
+impl Sort {
+    /// `None` if the order of keys is what is wanted.
+    fn of(request: &RangeRequest) -> Option<Sort> {
+        let target = SortTarget::try_from(request.sort_target).ok()?;
+        let order = SortOrder::try_from(request.sort_order).ok()?;
+        if target == SortTarget::Key && order != SortOrder::Descend {
+            return None;
+        }
+        let descending = order == SortOrder::Descend;
+        Some(Sort { target, descending, implied: order == SortOrder::None })
+    }
+
+    fn apply(self, rows: &mut [Row<'_>]) {
+        match (self.target, self.descending) {
+            (SortTarget::Key, _) => rows.reverse(),
+            (SortTarget::Version, false) => rows.sort_by_key(|row| row.message.version),
+            (SortTarget::Version, true) => rows.sort_by_key(|row| Reverse(row.message.version)),
+            (SortTarget::Create, false) => rows.sort_by_key(|row| row.message.create),
+            (SortTarget::Create, true) => rows.sort_by_key(|row| Reverse(row.message.create)),
+            (SortTarget::Mod, false) => rows.sort_by_key(|row| row.message.modified),
+            (SortTarget::Mod, true) => rows.sort_by_key(|row| Reverse(row.message.modified)),
+            (SortTarget::Value, false) => rows.sort_by_key(|row| row.message.value),
+            (SortTarget::Value, true) => rows.sort_by_key(|row| Reverse(row.message.value)),
+        }
+    }
+}
+
+/// A key that waits to be sorted.
+struct Row<'a> {
+    message: KeyValue<'a>,
+    stored: &'a [u8],
+}
+
+impl<'a> Row<'a> {
+    fn new(reader: &Reader<'a>, entry: &Entry<'_>) -> Result<Row<'a>, MvccError> {
+        let kv = reader.stored(entry.revision)?;
+        let malformed = || MvccError::damaged("a stored message is malformed");
+        let message = KeyValue {
+            key: key_of(kv).ok_or_else(malformed)?,
+            create: entry.meta.create,
+            modified: entry.revision.main,
+            version: entry.meta.version,
+            value: value_of(kv).ok_or_else(malformed)?,
+            lease: entry.meta.lease,
+        };
+        Ok(Row { message, stored: kv })
+    }
+
+    fn write(&self, values: Values, out: &mut Vec<u8>) {
+        match values {
+            Values::Whole => put_stored(out, KVS, self.stored),
+            Values::None { leases } => {
+                let lease = if leases { self.message.lease } else { 0 };
+                put_message(out, KVS, &KeyValue { value: b"", lease, ..self.message });
+            }
+        }
+    }
+}
