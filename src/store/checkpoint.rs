@@ -1,0 +1,348 @@
+//! Making a commit durable.
+//!
+//! # The order of writes
+//!
+//! 0. Grow: the file is extended, and the extension synced. Left out: a meta could name pages that
+//!    the file does not have, and reading them through the map would end the process.
+//! 1. Dirty pages of the commit go to pages that no durable meta reaches (`Space`). Lost, torn,
+//!    reordered: unreachable, harmless.
+//! 2. Sync. Swapped with 3: a meta could name pages that never arrived.
+//! 3. Meta, to slot `checkpoint_no % 2`, that of the checkpoint before the last. Torn: its checksum
+//!    fails, and the last one stands.
+//! 4. Sync. Until here the checkpoint may vanish as a whole; from here it may not. Now, and not
+//!    before, it counts as durable: the pages that only the last one reached become free, and the
+//!    log may be cut.
+//! 5. Truncate, if the end of the file is free. Before 4: the last checkpoint might need what is cut
+//!    off.
+//!
+//! The checkpoint does not stop the writer, which copies what the checkpoint has pinned. Pages of
+//! it stay on the heap until their write is done, as the map shows old bytes before. No page has
+//! two writes outstanding: a page is handed out for writing once per checkpoint, and cannot be
+//! reused before the checkpoint is durable.
+
+use super::Store;
+use super::limits::{
+    GROW_BYTES_MAX, GROW_BYTES_MIN, PAGE_SIZE, WRITE_BYTES_MAX, WRITES_IN_FLIGHT_MAX,
+};
+use super::meta::Meta;
+use super::page::{Page, PageId, TxnId, seal};
+use super::pages::FrameId;
+use super::run;
+use smallvec::SmallVec;
+
+/// Names an operation handed out.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub struct OpId(pub u64);
+
+/// What is to be done to the file. A failure of any ends the process, but for a `Grow` that meets a
+/// full disk.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Op {
+    /// Extend the file to `len` bytes with space of its own (fallocate), and sync it.
+    Grow { len: u64 },
+    /// Write. Several may be outstanding, to different pages.
+    Write { offset: u64, data: Vec<u8> },
+    /// Make all writes that are done durable.
+    Sync,
+    /// Cut the file to `len` bytes.
+    Truncate { len: u64 },
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Phase {
+    Grow,
+    Pages,
+    SyncPages,
+    Meta,
+    SyncMeta,
+    Truncate,
+}
+
+/// A checkpoint being made.
+struct Running {
+    checkpoint_no: u64,
+    txn: TxnId,
+    mark: u64,
+    meta: Box<Page>,
+    phase: Phase,
+    /// Bytes that the file must have before the meta is written.
+    needs_bytes: u64,
+    /// Dirty pages below have been handed out.
+    next_page: u32,
+}
+
+struct InFlight {
+    id: OpId,
+    kind: Kind,
+}
+
+enum Kind {
+    Grow {
+        len: u64,
+    },
+    /// Frames, and how many pages of each.
+    Pages(Vec<(FrameId, u32)>),
+    SyncPages,
+    Meta,
+    SyncMeta,
+    Truncate,
+}
+
+pub(super) struct Checkpoints {
+    /// Of the last durable checkpoint.
+    durable_no: u64,
+    durable_mark: u64,
+    running: Option<Running>,
+    in_flight: SmallVec<[InFlight; WRITES_IN_FLIGHT_MAX]>,
+    last_op: u64,
+    /// The last growth met a full disk: the next one asks for no more than it needs.
+    short_of_space: bool,
+}
+
+impl Checkpoints {
+    pub fn new(durable_no: u64, durable_mark: u64) -> Checkpoints {
+        Checkpoints {
+            durable_no,
+            durable_mark,
+            running: None,
+            in_flight: SmallVec::new(),
+            last_op: 0,
+            short_of_space: false,
+        }
+    }
+
+    fn hand_out(&mut self, kind: Kind, op: Op) -> Option<(OpId, Op)> {
+        self.last_op += 1;
+        let id = OpId(self.last_op);
+        self.in_flight.push(InFlight { id, kind });
+        Some((id, op))
+    }
+}
+
+impl Store {
+    /// Mark of the last durable checkpoint: what a crash goes back to.
+    pub fn durable_mark(&self) -> u64 {
+        self.checkpoints.durable_mark
+    }
+
+    pub fn checkpoint_running(&self) -> bool {
+        self.checkpoints.running.is_some()
+    }
+
+    /// The last checkpoint was given up because the file could not grow, and none has succeeded
+    /// since.
+    pub fn is_short_of_space(&self) -> bool {
+        self.checkpoints.short_of_space
+    }
+
+    /// Begins to make the last commit durable. False if there is nothing to do: a checkpoint is
+    /// running, a transaction has changes that are not committed, or nothing has been committed
+    /// since the last one.
+    pub fn begin_checkpoint(&mut self) -> bool {
+        let nothing_new = self.committed.txn <= self.space.durable_txn();
+        if self.checkpoint_running() || self.uncommitted || nothing_new {
+            return false;
+        }
+        self.space.drop_readers(&mut self.pages);
+        self.space.shrink();
+        self.space.pin_checkpoint();
+        let (space_pages, space_checksum) = self.space.make_space_pages(&mut self.pages);
+        let meta = Meta {
+            checkpoint_no: self.checkpoints.durable_no + 1,
+            txn: self.committed.txn,
+            store_id: self.store_id,
+            mark: self.committed.mark,
+            page_count: self.space.page_count(),
+            space_checksum,
+            roots: self.committed.roots,
+            space_pages,
+        };
+        self.checkpoints.running = Some(Running {
+            checkpoint_no: meta.checkpoint_no,
+            txn: meta.txn,
+            mark: meta.mark,
+            meta: Box::new(meta.encode()),
+            phase: Phase::Grow,
+            needs_bytes: bytes_of(meta.page_count),
+            next_page: 0,
+        });
+        true
+    }
+
+    /// The next thing to do to the file; none while there is nothing, or before something
+    /// outstanding is done.
+    pub fn next_op(&mut self) -> Option<(OpId, Op)> {
+        loop {
+            let file_len = self.file_len();
+            let running = self.checkpoints.running.as_mut()?;
+            let idle = self.checkpoints.in_flight.is_empty();
+            match running.phase {
+                Phase::Grow if running.needs_bytes <= file_len => running.phase = Phase::Pages,
+                Phase::Pages => {
+                    if self.checkpoints.in_flight.len() >= WRITES_IN_FLIGHT_MAX {
+                        return None;
+                    }
+                    if let Some(op) = self.next_write() {
+                        return Some(op);
+                    }
+                    if !idle {
+                        return None;
+                    }
+                    self.set_phase(Phase::SyncPages);
+                }
+                _ if !idle => return None,
+                Phase::Grow => {
+                    let needs = running.needs_bytes;
+                    let slack = if self.checkpoints.short_of_space { 0 } else { slack(needs) };
+                    let len = (needs + slack).min(self.reserved_bytes()).max(needs);
+                    return self.checkpoints.hand_out(Kind::Grow { len }, Op::Grow { len });
+                }
+                Phase::SyncPages => return self.checkpoints.hand_out(Kind::SyncPages, Op::Sync),
+                Phase::Meta => {
+                    let offset = PageId((running.checkpoint_no % 2) as u32).offset();
+                    let data = running.meta.0.to_vec();
+                    return self.checkpoints.hand_out(Kind::Meta, Op::Write { offset, data });
+                }
+                Phase::SyncMeta => return self.checkpoints.hand_out(Kind::SyncMeta, Op::Sync),
+                Phase::Truncate => match self.length_to_cut_to() {
+                    Some(len) => {
+                        // From here on nothing is read beyond.
+                        self.pages.set_file_pages((len / PAGE_SIZE as u64) as u32);
+                        return self.checkpoints.hand_out(Kind::Truncate, Op::Truncate { len });
+                    }
+                    None => {
+                        self.checkpoints.running = None;
+                        return None;
+                    }
+                },
+            }
+        }
+    }
+
+    /// An operation has been done.
+    ///
+    /// # Panics
+    /// If it is not outstanding.
+    pub fn op_done(&mut self, id: OpId) {
+        match self.take_in_flight(id) {
+            Kind::Grow { len } => {
+                self.pages.set_file_pages((len / PAGE_SIZE as u64) as u32);
+                self.checkpoints.short_of_space = false;
+            }
+            Kind::Pages(frames) => {
+                for (id, count) in frames {
+                    let frame = self.pages.frame_mut(id);
+                    frame.in_flight -= count;
+                    if frame.in_flight == 0 && frame.unwritten == 0 {
+                        self.pages.drop_frame(id, true);
+                    }
+                }
+            }
+            Kind::SyncPages => self.set_phase(Phase::Meta),
+            Kind::Meta => self.set_phase(Phase::SyncMeta),
+            Kind::SyncMeta => {
+                let running = self.checkpoints.running.as_mut().expect("a checkpoint is running");
+                running.phase = Phase::Truncate;
+                self.checkpoints.durable_no = running.checkpoint_no;
+                self.checkpoints.durable_mark = running.mark;
+                self.space.checkpoint_durable(&mut self.pages);
+                if self.length_to_cut_to().is_none() {
+                    self.checkpoints.running = None;
+                }
+            }
+            Kind::Truncate => self.checkpoints.running = None,
+        }
+    }
+
+    /// A `Grow` has met a full disk. The checkpoint is given up; the next one tries again.
+    ///
+    /// # Panics
+    /// If the operation is not outstanding, or not a `Grow`.
+    pub fn no_space(&mut self, id: OpId) {
+        let kind = self.take_in_flight(id);
+        assert!(matches!(kind, Kind::Grow { .. }), "only growing may meet a full disk");
+        self.checkpoints.short_of_space = true;
+        self.checkpoints.running = None;
+        self.space.checkpoint_abandoned(&mut self.pages);
+    }
+
+    fn take_in_flight(&mut self, id: OpId) -> Kind {
+        let in_flight = &mut self.checkpoints.in_flight;
+        let index =
+            in_flight.iter().position(|op| op.id == id).expect("an operation not handed out");
+        in_flight.swap_remove(index).kind
+    }
+
+    fn set_phase(&mut self, phase: Phase) {
+        if let Some(running) = &mut self.checkpoints.running {
+            running.phase = phase;
+        }
+    }
+
+    fn reserved_bytes(&self) -> u64 {
+        self.pages.reserved_pages() as u64 * PAGE_SIZE as u64
+    }
+
+    /// The next pages of the checkpoint, as many neighbours in one write as there are.
+    fn next_write(&mut self) -> Option<(OpId, Op)> {
+        let running = self.checkpoints.running.as_mut()?;
+        let seed = self.pages.seed();
+        let mut frames = Vec::new();
+        let mut data: Vec<u8> = Vec::new();
+        let mut offset = 0;
+        while data.len() < WRITE_BYTES_MAX {
+            let Some(first) = self.pages.next_dirty(running.next_page) else { break };
+            let Some(id) = self.pages.frame_of(first) else { break };
+            let frame = self.pages.frame_mut(id);
+            let all = frame.pages.len() as u32;
+            if frame.allocated > running.txn || frame.freed <= running.txn {
+                // Not of this checkpoint: younger, or freed before it and kept for a reader.
+                running.next_page = first.0 + 1;
+                continue;
+            }
+            let begun = all - frame.unwritten;
+            let start = PageId(first.0 + begun).offset();
+            if data.is_empty() {
+                offset = start;
+            } else if start != offset + data.len() as u64 {
+                break;
+            }
+            let room = (WRITE_BYTES_MAX - data.len()) / PAGE_SIZE;
+            let count = frame.unwritten.min(room as u32);
+            let pages = &frame.pages[begun as usize..(begun + count) as usize];
+            data.extend_from_slice(run::bytes(pages));
+            if all == 1 {
+                let at = data.len() - PAGE_SIZE;
+                seal(seed, &mut data[at..]);
+            }
+            frame.unwritten -= count;
+            frame.in_flight += count;
+            if frame.unwritten == 0 {
+                running.next_page = first.0 + all;
+            }
+            frames.push((id, count));
+        }
+        if data.is_empty() {
+            return None;
+        }
+        self.checkpoints.hand_out(Kind::Pages(frames), Op::Write { offset, data })
+    }
+
+    /// The length that the file should be cut to, if it is worth it. All that the durable
+    /// checkpoint and the current state need stays.
+    fn length_to_cut_to(&self) -> Option<u64> {
+        let needs = self.extent_bytes();
+        let len = needs + slack(needs);
+        (self.file_len() > len + slack(needs)).then_some(len)
+    }
+}
+
+fn bytes_of(pages: u32) -> u64 {
+    PageId(pages).offset()
+}
+
+/// Space beyond what is needed: growing and cutting in steps costs fewer syncs.
+fn slack(needs: u64) -> u64 {
+    let page = PAGE_SIZE as u64;
+    (needs / 16).clamp(GROW_BYTES_MIN, GROW_BYTES_MAX) / page * page
+}

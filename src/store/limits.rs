@@ -1,0 +1,47 @@
+//! Every limit of the store, each with its origin.
+
+/// Bytes of a page. Everything in the file is a multiple of it. Twice the usual 4 KiB: seven values
+/// of 1 KiB fill a page to 93 %, and a tree of a million small entries is three pages high.
+pub const PAGE_SIZE: usize = 8192;
+
+/// Trees in one store: what a meta page names. Five are used by the layers above today.
+pub const TREES: usize = 8;
+
+/// Longest key. Two entries must fit a page whatever they are, or a split could fail: half of a
+/// page's payload, less the fixed parts of the larger kind of entry (an inner one: 24 bytes).
+pub const KEY_BYTES_MAX: usize = 4000;
+
+/// Longest value inside a leaf, a quarter of a page. Longer ones go to runs of their own, so that a
+/// leaf holds enough keys to be worth its place in the tree.
+pub const VALUE_INLINE_MAX: usize = PAGE_SIZE / 4;
+
+/// Longest value at all: a run is written from one heap buffer. etcd's default bound of a request
+/// is 1.5 MiB; this leaves room for any sane setting of it.
+pub const VALUE_BYTES_MAX: usize = 1 << 30;
+
+/// Highest tree. An inner node has two children or more but on the right edge, so 2^32 pages of the
+/// longest keys stay below; reading stops here in place of following a loop.
+pub const HEIGHT_MAX: usize = 48;
+
+/// Pages whose space is described by one space page: what fits a page at two bits each.
+pub const GROUP_PAGES: u32 = ((PAGE_SIZE - 32) / 2 * 8) as u32;
+
+/// Space pages in a store: what a meta page can list behind its fixed part. Bounds a store to 511
+/// GiB.
+pub const GROUPS_MAX: usize = (PAGE_SIZE - 352) / 4;
+
+/// Largest write a checkpoint hands out: large enough for the disk, and copying it takes tens of
+/// microseconds, so that the loop is not held.
+pub const WRITE_BYTES_MAX: usize = 256 * 1024;
+
+/// Writes handed out and not yet done. Bounds the memory of a checkpoint to 2 MiB.
+pub const WRITES_IN_FLIGHT_MAX: usize = 8;
+
+/// The file grows by a sixteenth of itself, within these bounds: few growths (each costs a sync of
+/// the file's metadata), and little unused space.
+pub const GROW_BYTES_MIN: u64 = 1 << 20;
+/// See [`GROW_BYTES_MIN`].
+pub const GROW_BYTES_MAX: u64 = 64 << 20;
+
+/// Page buffers kept for the next dirty page: 16 MiB. Fresh memory costs a page fault each.
+pub const SPARE_BUFFERS_MAX: usize = 2048;

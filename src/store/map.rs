@@ -1,0 +1,121 @@
+//! The file in the address space: read-only, one reservation, never remapped.
+//!
+//! The map is longer than the file. Bytes beyond the file's end must not be read (SIGBUS), and the
+//! store does not: it reads no page at or above its `file_len`, which grows only after the file has
+//! been extended and shrinks before the file is cut.
+//!
+//! The kernel shows in the map what is written to the file. That a page does not change under a
+//! slice of it is the store's reuse rule: no page that anybody can reach is written.
+
+use super::limits::PAGE_SIZE;
+use super::page::Page;
+use memmap2::{MmapOptions, MmapRaw};
+use std::alloc::{Layout, alloc_zeroed, dealloc, handle_alloc_error};
+use std::fs::File;
+use std::io;
+use std::rc::Rc;
+
+pub struct Map {
+    base: *const u8,
+    reserved_bytes: usize,
+    /// Keeps what `base` points to.
+    _owner: Owner,
+}
+
+enum Owner {
+    File { _map: MmapRaw },
+    Memory { _memory: Rc<Memory> },
+}
+
+impl Map {
+    /// Maps `file`, reserving addresses for it to grow to `reserve_bytes`. Sync the file before:
+    /// what is read through the map is then what the disk holds.
+    pub fn open(file: &File, reserve_bytes: u64) -> io::Result<Map> {
+        let length = usize::try_from(reserve_bytes)
+            .map_err(|_| io::Error::new(io::ErrorKind::InvalidInput, "reservation too large"))?;
+        let map = MmapOptions::new().len(length).map_raw_read_only(file)?;
+        Ok(Map { base: map.as_ptr(), reserved_bytes: length, _owner: Owner::File { _map: map } })
+    }
+
+    /// A map of plain memory, for tests and simulated disks, which write to it through the
+    /// [`Memory`].
+    pub fn memory(reserve_bytes: u64) -> (Map, Rc<Memory>) {
+        let memory = Rc::new(Memory::new(reserve_bytes as usize));
+        let map = Map {
+            base: memory.base,
+            reserved_bytes: memory.layout.size(),
+            _owner: Owner::Memory { _memory: memory.clone() },
+        };
+        (map, memory)
+    }
+
+    pub fn reserved_bytes(&self) -> usize {
+        self.reserved_bytes
+    }
+
+    /// The pages `first..first + count`. The caller has checked that they lie inside the file.
+    #[inline]
+    pub fn pages(&self, first: u32, count: usize) -> &[Page] {
+        let at = first as usize * PAGE_SIZE;
+        assert!(
+            count <= self.reserved_bytes / PAGE_SIZE
+                && at <= self.reserved_bytes - count * PAGE_SIZE,
+            "a page beyond the reservation"
+        );
+        // SAFETY: the range lies inside the mapping, which lives as long as self. `Page` is an
+        // array of bytes, for which every content is valid, and mappings are aligned to 4096.
+        // Nobody writes to these pages while they can be reached by a reader (module head), so the
+        // slice does not change while it is borrowed.
+        unsafe { std::slice::from_raw_parts(self.base.add(at).cast::<Page>(), count) }
+    }
+}
+
+/// Memory that stands in for a file.
+pub struct Memory {
+    base: *mut u8,
+    layout: Layout,
+}
+
+impl Memory {
+    fn new(bytes: usize) -> Memory {
+        let size = bytes.next_multiple_of(PAGE_SIZE).max(PAGE_SIZE);
+        let layout =
+            Layout::from_size_align(size, 4096).expect("a size that fits the address space");
+        // SAFETY: the layout's size is not zero.
+        let base = unsafe { alloc_zeroed(layout) };
+        if base.is_null() {
+            handle_alloc_error(layout);
+        }
+        Memory { base, layout }
+    }
+
+    /// Writes as a write to the file would show in its map.
+    pub fn write(&self, offset: u64, data: &[u8]) {
+        let at = usize::try_from(offset).expect("an offset in memory");
+        assert!(
+            data.len() <= self.layout.size() && at <= self.layout.size() - data.len(),
+            "a write beyond the reservation"
+        );
+        // SAFETY: the target lies inside the allocation, `data` cannot overlap it as nobody is
+        // given a mutable slice of it, and slices into these pages do not exist by the reuse rule
+        // (module head).
+        unsafe { std::ptr::copy_nonoverlapping(data.as_ptr(), self.base.add(at), data.len()) }
+    }
+
+    /// A copy of the first `bytes`.
+    pub fn read(&self, bytes: u64) -> Vec<u8> {
+        let length = usize::try_from(bytes).expect("a length in memory");
+        assert!(length <= self.layout.size(), "a read beyond the reservation");
+        // SAFETY: inside the allocation; the slice lives for this copy only, and nothing writes
+        // meanwhile: `Memory` stays on one thread.
+        unsafe { std::slice::from_raw_parts(self.base, length) }.to_vec()
+    }
+}
+
+impl Drop for Memory {
+    fn drop(&mut self) {
+        // SAFETY: allocated in `new` with this layout; the map that points here holds an Rc of
+        // self.
+        unsafe { dealloc(self.base, self.layout) }
+    }
+}

@@ -1,0 +1,302 @@
+//! Where the bytes of a page are: on the heap while it is dirty, in the map otherwise. And the
+//! first look at a page of the map: its checksum, its number and its structure, once.
+//!
+//! A frame holds a page (or a run of pages) that has no bytes in the file yet, or whose write is
+//! not done. The table says for every page number in one load: not looked at, looked at, or which
+//! frame.
+
+use super::bits::PageSet;
+use super::limits::{PAGE_SIZE, SPARE_BUFFERS_MAX};
+use super::map::Map;
+use super::node::{self, Node};
+use super::page::{
+    Corruption, HEADER_BYTES, KIND_INNER, KIND_LEAF, KIND_RUN, Page, PageId, TxnId, is_sealed,
+};
+use super::run::{self, RunRef};
+use std::cell::Cell;
+
+const UNSEEN: u32 = 0;
+const SEEN: u32 = 1;
+const FRAMES: u32 = 2;
+
+/// Number of a frame.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct FrameId(u32);
+
+pub struct Frame {
+    pub pages: Box<[Page]>,
+    pub first: PageId,
+    pub allocated: TxnId,
+    /// The transaction that freed it, [`TxnId::NEVER`] while it is live.
+    pub freed: TxnId,
+    /// Pages not yet written by the checkpoint that has begun to write this frame.
+    pub unwritten: u32,
+    /// Pages whose write has been handed out and is not done.
+    pub in_flight: u32,
+}
+
+/// Chunked, so that growing copies nothing.
+#[derive(Default)]
+struct Table {
+    chunks: Vec<Box<[Cell<u32>]>>,
+}
+
+const CHUNK: usize = 1 << 14;
+
+impl Table {
+    #[inline]
+    fn get(&self, page: PageId) -> u32 {
+        match self.cell(page) {
+            Some(cell) => cell.get(),
+            None => UNSEEN,
+        }
+    }
+
+    #[inline]
+    fn cell(&self, page: PageId) -> Option<&Cell<u32>> {
+        self.chunks.get(page.0 as usize / CHUNK)?.get(page.0 as usize % CHUNK)
+    }
+
+    fn set(&mut self, page: PageId, value: u32) {
+        let chunk = page.0 as usize / CHUNK;
+        while self.chunks.len() <= chunk {
+            self.chunks.push(vec![Cell::new(UNSEEN); CHUNK].into_boxed_slice());
+        }
+        self.chunks[chunk][page.0 as usize % CHUNK].set(value);
+    }
+}
+
+pub struct Pages {
+    map: Map,
+    /// Pages of the file that exist: what may be read through the map.
+    file_pages: u32,
+    seed: u32,
+    table: Table,
+    frames: Vec<Option<Frame>>,
+    vacant: Vec<u32>,
+    spare: Vec<Box<[Page]>>,
+    /// First pages of all frames.
+    dirty: PageSet,
+    heap_pages: usize,
+}
+
+impl Pages {
+    pub fn new(map: Map, file_pages: u32, seed: u32) -> Pages {
+        let mut table = Table::default();
+        if file_pages > 0 {
+            table.set(PageId(file_pages - 1), UNSEEN);
+        }
+        Pages {
+            map,
+            file_pages,
+            seed,
+            table,
+            frames: Vec::new(),
+            vacant: Vec::new(),
+            spare: Vec::new(),
+            dirty: PageSet::default(),
+            heap_pages: 0,
+        }
+    }
+
+    pub fn seed(&self) -> u32 {
+        self.seed
+    }
+
+    pub fn file_pages(&self) -> u32 {
+        self.file_pages
+    }
+
+    pub fn reserved_pages(&self) -> usize {
+        self.map.reserved_bytes() / PAGE_SIZE
+    }
+
+    /// Pages held on the heap.
+    pub fn heap_pages(&self) -> usize {
+        self.heap_pages
+    }
+
+    /// After the file has grown, or before it is cut.
+    pub fn set_file_pages(&mut self, pages: u32) {
+        for cut in pages..self.file_pages {
+            if self.table.get(PageId(cut)) == SEEN {
+                self.table.set(PageId(cut), UNSEEN);
+            }
+        }
+        self.file_pages = pages;
+    }
+
+    /// The page `page`, whatever it is.
+    #[inline]
+    pub fn read(&self, page: PageId) -> Result<&Page, Corruption> {
+        match self.table.get(page) {
+            SEEN => Ok(&self.map.pages(page.0, 1)[0]),
+            UNSEEN => self.first_look(page),
+            frame => Ok(&self.slot(frame).pages[0]),
+        }
+    }
+
+    #[inline]
+    fn slot(&self, entry: u32) -> &Frame {
+        self.frames[(entry - FRAMES) as usize].as_ref().expect("the table names an empty frame")
+    }
+
+    /// The node a reference points to.
+    #[inline]
+    pub fn node(&self, page: PageId, stamp: u32, level: u8) -> Result<Node<'_>, Corruption> {
+        let found = Node(self.read(page)?);
+        if found.stamp() != stamp {
+            return Err(Corruption::new(page, "a page is not of the transaction its parent names"));
+        }
+        if found.0.level() != level || !matches!(found.0.kind(), KIND_LEAF | KIND_INNER) {
+            return Err(Corruption::new(
+                page,
+                "a page is not a node of the level its parent names",
+            ));
+        }
+        Ok(found)
+    }
+
+    /// All pages of a run, of which the caller wants the value.
+    pub fn run(&self, reference: RunRef) -> Result<&[Page], Corruption> {
+        let first = self.read(reference.page)?;
+        if first.txn() != reference.txn
+            || first.kind() != KIND_RUN
+            || run::value_len(first) != reference.value_len as usize
+        {
+            return Err(Corruption::new(reference.page, "a run is not the one its leaf names"));
+        }
+        let count = run::page_count(first);
+        match self.table.get(reference.page) {
+            UNSEEN | SEEN => Ok(self.map.pages(reference.page.0, count as usize)),
+            frame => Ok(&self.slot(frame).pages),
+        }
+    }
+
+    #[cold]
+    fn first_look(&self, id: PageId) -> Result<&Page, Corruption> {
+        self.verify_in_map(id)?;
+        if let Some(cell) = self.table.cell(id) {
+            cell.set(SEEN);
+        }
+        Ok(&self.map.pages(id.0, 1)[0])
+    }
+
+    /// Verifies the page or run in the file that begins at `id`; its number of pages.
+    pub fn verify_in_map(&self, id: PageId) -> Result<u32, Corruption> {
+        let bad = |what| Corruption::new(id, what);
+        if id.0 >= self.file_pages {
+            return Err(bad("a page beyond the end of the file is referred to"));
+        }
+        let page = &self.map.pages(id.0, 1)[0];
+        if page.kind() == KIND_RUN {
+            // The length cannot be trusted before the checksum has been looked at, but it bounds
+            // what is.
+            let count = run::page_count(page);
+            if count == 0 || count > self.file_pages - id.0 || !run::is_consistent(page) {
+                return Err(bad("the header of a run is damaged"));
+            }
+            let pages = self.map.pages(id.0, count as usize);
+            if !is_sealed(self.seed, run::bytes(pages)) {
+                return Err(bad("checksum mismatch in a run"));
+            }
+            if page.header().page != id {
+                return Err(bad("a page lies in the place of another"));
+            }
+            return Ok(count);
+        }
+        if !is_sealed(self.seed, &page.0) {
+            return Err(bad("checksum mismatch"));
+        }
+        if page.header().page != id {
+            return Err(bad("a page lies in the place of another"));
+        }
+        match page.kind() {
+            KIND_LEAF | KIND_INNER => node::validate(page).map_err(bad)?,
+            _ => return Err(bad("a page is of no kind that can be referred to")),
+        }
+        Ok(1)
+    }
+
+    /// A page of the file as it is, not looked at; for space pages, which verify themselves.
+    pub fn raw(&self, id: PageId) -> Result<&Page, Corruption> {
+        if id.0 >= self.file_pages {
+            return Err(Corruption::new(id, "a page beyond the end of the file is referred to"));
+        }
+        Ok(&self.map.pages(id.0, 1)[0])
+    }
+
+    /// The frame of a page that is on the heap.
+    #[inline]
+    pub fn frame_of(&self, page: PageId) -> Option<FrameId> {
+        self.table.get(page).checked_sub(FRAMES).map(FrameId)
+    }
+
+    #[inline]
+    pub fn frame(&self, id: FrameId) -> &Frame {
+        self.frames[id.0 as usize].as_ref().expect("a frame that has been dropped")
+    }
+
+    #[inline]
+    pub fn frame_mut(&mut self, id: FrameId) -> &mut Frame {
+        self.frames[id.0 as usize].as_mut().expect("a frame that has been dropped")
+    }
+
+    /// A buffer of one page with arbitrary content.
+    pub fn take_buffer(&mut self) -> Box<[Page]> {
+        self.spare.pop().unwrap_or_else(|| vec![Page::ZERO; 1].into_boxed_slice())
+    }
+
+    /// Gives back what [`take_buffer`](Self::take_buffer) gave.
+    pub fn give_buffer(&mut self, buffer: Box<[Page]>) {
+        if buffer.len() == 1 && self.spare.len() < SPARE_BUFFERS_MAX {
+            self.spare.push(buffer);
+        }
+    }
+
+    /// Puts a page (or run) on the heap under its number.
+    pub fn add_frame(&mut self, first: PageId, allocated: TxnId, pages: Box<[Page]>) -> FrameId {
+        assert!(self.frame_of(first).is_none(), "a page is put on the heap twice");
+        self.heap_pages += pages.len();
+        let unwritten = pages.len() as u32;
+        let frame = Frame { pages, first, allocated, freed: TxnId::NEVER, unwritten, in_flight: 0 };
+        let id = match self.vacant.pop() {
+            Some(id) => {
+                self.frames[id as usize] = Some(frame);
+                id
+            }
+            None => {
+                self.frames.push(Some(frame));
+                self.frames.len() as u32 - 1
+            }
+        };
+        self.table.set(first, id + FRAMES);
+        self.dirty.insert(first.0);
+        FrameId(id)
+    }
+
+    /// Drops a page from the heap. `written`: its bytes are in the file now, as they are here; else
+    /// the page is one that nobody can reach any more.
+    pub fn drop_frame(&mut self, id: FrameId, written: bool) {
+        let frame = self.frames[id.0 as usize].take().expect("a frame is dropped twice");
+        assert!(frame.in_flight == 0, "a page is dropped while it is being written");
+        self.vacant.push(id.0);
+        self.heap_pages -= frame.pages.len();
+        self.table.set(frame.first, if written { SEEN } else { UNSEEN });
+        self.dirty.remove(frame.first.0);
+        self.give_buffer(frame.pages);
+    }
+
+    /// Forgets what is known about a page, as it gets a new content.
+    pub fn forget(&mut self, page: PageId) {
+        assert!(self.frame_of(page).is_none(), "a page on the heap is forgotten");
+        self.table.set(page, UNSEEN);
+    }
+
+    /// The first dirty page `>= from`.
+    pub fn next_dirty(&self, from: u32) -> Option<PageId> {
+        self.dirty.next(from).map(PageId)
+    }
+}
+
+const _: () = assert!(HEADER_BYTES == 32);

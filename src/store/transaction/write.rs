@@ -1,0 +1,163 @@
+//! Putting entries.
+
+use super::super::Store;
+use super::super::edit::{Fit, NewEntry, NewKind, fit};
+use super::super::limits::{KEY_BYTES_MAX, VALUE_BYTES_MAX, VALUE_INLINE_MAX};
+use super::super::node::{FLAG_RUN, FLAG_WEIGHT, LEAF_HEAD, PAYLOAD, RUN_REF_BYTES, SLOT_BYTES};
+use super::super::page::{Corruption, Tree};
+use super::super::pages::FrameId;
+use super::super::run::{self, RunRef};
+use super::Path;
+use std::ops::Range;
+
+impl Store {
+    /// Sets the value of a key.
+    ///
+    /// # Panics
+    /// If the key is longer than [`KEY_BYTES_MAX`] or the value than [`VALUE_BYTES_MAX`]: the
+    /// caller has checked.
+    pub fn put(
+        &mut self,
+        tree: Tree,
+        key: &[u8],
+        value: &[u8],
+        weight: bool,
+    ) -> Result<(), Corruption> {
+        self.put_with(tree, key, value.len(), weight, |place| place.copy_from_slice(value))
+    }
+
+    /// Sets the value of a key to what `fill` writes to its place of `value_len` bytes, whose
+    /// content before is arbitrary.
+    ///
+    /// # Panics
+    /// As [`put`](Self::put).
+    pub fn put_with(
+        &mut self,
+        tree: Tree,
+        key: &[u8],
+        value_len: usize,
+        weight: bool,
+        fill: impl FnOnce(&mut [u8]),
+    ) -> Result<(), Corruption> {
+        assert!(key.len() <= KEY_BYTES_MAX, "a key of {} bytes", key.len());
+        assert!(value_len <= VALUE_BYTES_MAX, "a value of {value_len} bytes");
+        self.uncommitted = true;
+        if self.root_mut(tree).is_empty() {
+            let leaf = self.new_node(tree, 0);
+            let child = self.reference(leaf, 0);
+            let root = self.root_mut(tree);
+            (root.page, root.stamp) = (child.page, child.stamp);
+        }
+        let path = self.path_for_write(tree, key)?;
+        let weight_flag = if weight { FLAG_WEIGHT } else { 0 };
+        if is_inline(key.len(), value_len) {
+            let (frame, place) = self.place(tree, &path, key, value_len, weight_flag);
+            fill(&mut self.pages.frame_mut(frame).pages[0].0[place]);
+        } else {
+            let reference = self.new_run(tree, key, value_len, fill);
+            let flags = weight_flag | FLAG_RUN;
+            let (frame, place) = self.place(tree, &path, key, RUN_REF_BYTES, flags);
+            reference.write(&mut self.pages.frame_mut(frame).pages[0].0[place]);
+        }
+        Ok(())
+    }
+
+    /// Sets the weight of an entry; false if there is none.
+    pub fn set_weight(&mut self, tree: Tree, key: &[u8], weight: bool) -> Result<bool, Corruption> {
+        if !self.view().contains(tree, key)? {
+            return Ok(false);
+        }
+        self.uncommitted = true;
+        let path = self.path_for_write(tree, key)?;
+        let (index, _) = self.dirty(path.leaf).search(key);
+        let slot = self.dirty(path.leaf).slot(index);
+        let change = i64::from(weight) - i64::from(slot.has_weight());
+        let flags = slot.flags() & !FLAG_WEIGHT | if weight { FLAG_WEIGHT } else { 0 };
+        self.dirty_mut(path.leaf).set_flags(index, flags);
+        self.add_weight(tree, &path, change);
+        Ok(true)
+    }
+
+    /// Makes a place for a payload in the leaf, with all that follows from it in the tree.
+    fn place(
+        &mut self,
+        tree: Tree,
+        path: &Path,
+        key: &[u8],
+        payload_len: usize,
+        flags: u8,
+    ) -> (FrameId, Range<usize>) {
+        let (index, found) = self.dirty(path.leaf).search(key);
+        let mut change = i64::from(flags & FLAG_WEIGHT != 0);
+        if found {
+            let node = self.dirty(path.leaf);
+            let slot = node.slot(index);
+            change -= i64::from(slot.has_weight());
+            let old_len = node.payload(slot).len();
+            if slot.flags() & FLAG_RUN != 0 {
+                let reference = RunRef::read(node.payload(slot));
+                self.space.release(&mut self.pages, reference.freed(key.len(), self.txn));
+            }
+            if payload_len <= old_len {
+                self.add_weight(tree, path, change);
+                return (path.leaf, self.dirty_mut(path.leaf).replace(index, payload_len, flags));
+            }
+            self.dirty_mut(path.leaf).remove(index);
+        } else {
+            self.root_mut(tree).entries += 1;
+        }
+        self.add_weight(tree, path, change);
+        let entry = NewEntry { key, kind: NewKind::Leaf { payload_len }, flags };
+        self.insert(tree, path, path.steps.len(), index, &entry)
+    }
+
+    /// Inserts an entry into the node at `depth` of the path. The weights above it count it
+    /// already.
+    pub(super) fn insert(
+        &mut self,
+        tree: Tree,
+        path: &Path,
+        depth: usize,
+        index: usize,
+        entry: &NewEntry<'_>,
+    ) -> (FrameId, Range<usize>) {
+        let frame = path.frame(depth);
+        match fit(self.dirty(frame), index, entry) {
+            Fit::InPlace => {}
+            Fit::Rebuild(prefix_len) => self.rebuild(frame, prefix_len),
+            Fit::Split => return self.split(tree, path, depth, index, entry),
+        }
+        (frame, self.dirty_mut(frame).insert(index, entry))
+    }
+
+    fn rebuild(&mut self, frame: FrameId, prefix_len: usize) {
+        let copy = self.copy_of(frame);
+        let node = super::Node(&copy[0]);
+        self.dirty_mut(frame).rebuild(node, 0..node.count(), prefix_len, false);
+        self.pages.give_buffer(copy);
+    }
+
+    fn new_run(
+        &mut self,
+        tree: Tree,
+        key: &[u8],
+        value_len: usize,
+        fill: impl FnOnce(&mut [u8]),
+    ) -> RunRef {
+        let count = run::pages_for(value_len, key.len());
+        let page = self.space.allocate_run(&mut self.pages, count);
+        let (mut pages, place) = run::build(page, self.txn, tree, key, value_len);
+        fill(&mut run::bytes_mut(&mut pages)[place]);
+        run::finish(&mut pages, page, self.txn, self.pages.seed());
+        self.pages.add_frame(page, self.txn, pages);
+        RunRef { page, value_len: value_len as u32, txn: self.txn }
+    }
+}
+
+/// Whether a value lies in the leaf: a quarter of a page at most, and not more than half of one
+/// with its key.
+fn is_inline(key_len: usize, value_len: usize) -> bool {
+    value_len <= VALUE_INLINE_MAX && SLOT_BYTES + LEAF_HEAD + key_len + value_len <= PAYLOAD / 2
+}
+
+const _: () = assert!(SLOT_BYTES + LEAF_HEAD + KEY_BYTES_MAX + RUN_REF_BYTES <= PAYLOAD / 2);
