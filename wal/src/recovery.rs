@@ -1,0 +1,302 @@
+//! Reading the log back after a start.
+//!
+//! The walk goes from batch to batch and from segment to segment, and at every place does what
+//! [`RECOVERY_CASES`](crate::RECOVERY_CASES) says. It ends with the log's tail, or with the first damage.
+
+use std::{io, rc::Rc};
+
+use crate::{
+    batch::{BatchHeader, FirstSector},
+    cases::{After, Case, Decision, Head, Sectors, Sight, case_of},
+    limits::BLOCK_BYTES,
+    reader::Batch,
+    record::RecordRef,
+    sector::{SECTOR_BYTES, STAMP_BYTES, bears_stamp, is_blank, stamp_of},
+    segment::{BatchSeq, SegmentId, SegmentInfo, SegmentSource},
+};
+
+/// The log as it was found. The default is an empty directory.
+#[derive(Debug, Default)]
+pub struct Recovered {
+    /// Those that hold batches, oldest first.
+    pub segments: Vec<SegmentInfo>,
+    /// Where the next batch belongs in the last of them.
+    pub tail: u64,
+    /// Blank segments behind them, with their lengths.
+    pub blank: Vec<(SegmentId, u64)>,
+    /// What an interrupted write left. Zeroed by the writer before it writes anything else.
+    pub torn: Option<Torn>,
+    /// The newest batch.
+    pub last: BatchSeq,
+    /// Records read, those of preambles aside.
+    pub records: u64,
+    pub(crate) link: u32,
+}
+
+/// What an interrupted write left.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Torn {
+    pub segment: SegmentId,
+    pub offset: u64,
+    /// Up to the end of the last block that is not zero.
+    pub bytes: u64,
+}
+
+#[derive(Debug, thiserror::Error)]
+pub enum RecoverError {
+    #[error("cannot list the log's segments: {0}")]
+    List(#[source] io::Error),
+    #[error("{segment}: cannot read: {source}")]
+    Read { segment: SegmentId, source: io::Error },
+    #[error(
+        "{segment}: damaged at offset {bytes}: the file ends there, which is not a multiple of 4096"
+    )]
+    Size { segment: SegmentId, bytes: u64 },
+    #[error("{missing}: the segment is missing, but {found} is there")]
+    Missing { missing: SegmentId, found: SegmentId },
+    #[error("{segment}: damaged at offset {offset}: {}: {}", case.name, case.meaning)]
+    Damaged { segment: SegmentId, offset: u64, case: &'static Case },
+}
+
+/// Reads all records, oldest first, and hands each to `visit`. After an error, what was visited is void.
+pub fn recover(
+    source: &mut dyn SegmentSource,
+    visit: &mut dyn FnMut(RecordRef<'_>),
+) -> Result<Recovered, RecoverError> {
+    let mut walk = Walk::new(Shelf::list(source)?);
+    let mut index = 0;
+    let mut ended = None;
+    while ended.is_none() && index < walk.shelf.segments.len() {
+        ended = walk.segment(index, visit)?;
+        index += 1;
+    }
+    Ok(walk.finish(ended))
+}
+
+struct Walk<'a> {
+    shelf: Shelf<'a>,
+    /// What each segment so far holds, and up to where.
+    passed: Vec<(SegmentInfo, u64)>,
+    last: BatchSeq,
+    link: u32,
+    /// `last` and `link` are those of the batch before, or of the beginning of the log.
+    anchored: bool,
+    records: u64,
+}
+
+/// A sight, and the batch if there is a sound one.
+type Look = (Sight, Option<(Batch, u32)>);
+
+impl<'a> Walk<'a> {
+    fn new(shelf: Shelf<'a>) -> Walk<'a> {
+        let anchored = shelf.segments.first().is_none_or(|&(first, _)| first == SegmentId::FIRST);
+        Walk { shelf, passed: Vec::new(), last: BatchSeq::NONE, link: 0, anchored, records: 0 }
+    }
+
+    /// Walks through one segment. `Some` ends the walk: with what is torn, if anything is.
+    fn segment(
+        &mut self,
+        index: usize,
+        visit: &mut dyn FnMut(RecordRef<'_>),
+    ) -> Result<Option<Option<Torn>>, RecoverError> {
+        let bytes = self.shelf.take(index)?;
+        let segment = self.shelf.segments[index].0;
+        let mut info = SegmentInfo { segment, bytes: bytes.len() as u64, index_max: 0 };
+        let mut offset = 0;
+        let ended = loop {
+            let (sight, batch) = self.look(index, &bytes, offset)?;
+            let case = case_of(&sight);
+            match (case.decision, batch) {
+                (Decision::Accept, Some((batch, link))) => {
+                    for record in batch.records() {
+                        if !record.preamble {
+                            info.index_max = info.index_max.max(record.index);
+                            self.records += 1;
+                        }
+                        visit(record);
+                    }
+                    self.last = batch.sequence();
+                    self.link = link;
+                    self.anchored = true;
+                    offset = batch.end().offset as usize;
+                }
+                (Decision::NextSegment, _) => break None,
+                (Decision::End, _) => break Some(None),
+                (Decision::Cut, _) => break Some(Some(torn(segment, &bytes, offset))),
+                (Decision::Stop | Decision::Accept, _) => {
+                    return Err(RecoverError::Damaged { segment, offset: offset as u64, case });
+                }
+            }
+        };
+        self.passed.push((info, offset as u64));
+        Ok(ended)
+    }
+
+    fn look(&mut self, index: usize, bytes: &[u8], offset: usize) -> Result<Look, RecoverError> {
+        let rest = bytes.get(offset..).unwrap_or_default();
+        let due = self.last.next();
+        let first = if rest.is_empty() { FirstSector::Blank } else { BatchHeader::examine(rest) };
+        let head = match &first {
+            FirstSector::Blank => Head::Blank,
+            FirstSector::Rotten => Head::Rotten,
+            FirstSector::OtherVersion => Head::OtherVersion,
+            FirstSector::Sound(header, _) => {
+                let (segment, len) = self.shelf.segments[index];
+                if header.segment != segment
+                    || header.segment_bytes() != len
+                    || header.extent_bytes() > rest.len()
+                {
+                    Head::Misplaced
+                } else if self.anchored && (header.sequence != due || header.link != self.link) {
+                    Head::Stranger
+                } else {
+                    Head::Next
+                }
+            }
+        };
+        let mut sight = Sight {
+            anchored: self.anchored,
+            head,
+            sectors: Sectors::Mixed,
+            body_sound: false,
+            after: After::Nothing,
+        };
+        match (head, first) {
+            (Head::Next, FirstSector::Sound(header, link)) => {
+                let (extent, behind) = rest.split_at(header.extent_bytes());
+                sight.sectors = sectors_of(extent, &stamp_of(header.sequence));
+                if let (Sectors::Whole, Some(body)) = (sight.sectors, header.body(extent)) {
+                    sight.body_sound = true;
+                    return Ok((sight, Some((Batch::new(header, body, offset as u64), link))));
+                }
+                sight.after = match is_blank(behind) {
+                    false => After::Same,
+                    true if self.shelf.later(index)?.is_some() => After::Later,
+                    true => After::Nothing,
+                };
+            }
+            (Head::Blank | Head::Rotten, _) => {
+                sight.sectors = sectors_of(until_blank(rest), &stamp_of(due));
+                sight.after = match self.shelf.later(index)? {
+                    None => After::Nothing,
+                    Some(later) if later == index + 1 && self.is_continued_by(later)? => {
+                        After::NextContinues
+                    }
+                    Some(_) => After::Later,
+                };
+            }
+            _ => {}
+        }
+        Ok((sight, None))
+    }
+
+    /// Whether a segment begins with the batch that is due.
+    fn is_continued_by(&mut self, index: usize) -> Result<bool, RecoverError> {
+        let FirstSector::Sound(header, _) = BatchHeader::examine(&self.shelf.get(index)?) else {
+            return Ok(false);
+        };
+        Ok(self.anchored && header.sequence == self.last.next() && header.link == self.link)
+    }
+
+    fn finish(self, ended: Option<Option<Torn>>) -> Recovered {
+        let used = self.passed.iter().rposition(|&(_, tail)| tail > 0).map_or(0, |last| last + 1);
+        Recovered {
+            segments: self.passed.iter().take(used).map(|&(info, _)| info).collect(),
+            tail: self.passed.iter().take(used).next_back().map_or(0, |&(_, tail)| tail),
+            blank: self.shelf.segments.into_iter().skip(used).collect(),
+            torn: ended.flatten(),
+            last: self.last,
+            records: self.records,
+            link: self.link,
+        }
+    }
+}
+
+fn sectors_of(sectors: &[u8], stamp: &[u8; STAMP_BYTES]) -> Sectors {
+    let (mut stamped, mut blank) = (false, false);
+    for sector in sectors.chunks(SECTOR_BYTES) {
+        if bears_stamp(sector, stamp) {
+            stamped = true;
+        } else if is_blank(sector) {
+            blank = true;
+        } else {
+            return Sectors::Mixed;
+        }
+    }
+    match (stamped, blank) {
+        (true, false) => Sectors::Whole,
+        (true, true) => Sectors::Holes,
+        (false, _) => Sectors::Blank,
+    }
+}
+
+/// The bytes without the blank sectors at their end.
+fn until_blank(bytes: &[u8]) -> &[u8] {
+    let last = bytes.chunks(SECTOR_BYTES).rposition(|sector| !is_blank(sector));
+    let end = last.map_or(0, |last| (last + 1) * SECTOR_BYTES);
+    bytes.get(..end).unwrap_or(bytes)
+}
+
+fn torn(segment: SegmentId, bytes: &[u8], offset: usize) -> Torn {
+    let left = until_blank(bytes.get(offset..).unwrap_or_default());
+    let bytes = left.len().next_multiple_of(BLOCK_BYTES) as u64;
+    Torn { segment, offset: offset as u64, bytes }
+}
+
+/// The segments in order, read when they are looked at and dropped when they have been walked.
+struct Shelf<'a> {
+    source: &'a mut dyn SegmentSource,
+    segments: Vec<(SegmentId, u64)>,
+    /// Those looked at ahead of the walk.
+    ahead: Vec<(usize, Rc<Vec<u8>>)>,
+}
+
+impl<'a> Shelf<'a> {
+    fn list(source: &'a mut dyn SegmentSource) -> Result<Shelf<'a>, RecoverError> {
+        let mut segments = source.list().map_err(RecoverError::List)?;
+        segments.sort_unstable();
+        for pair in segments.windows(2) {
+            let &[(before, _), (found, _)] = pair else { continue };
+            if found != before.next() {
+                return Err(RecoverError::Missing { missing: before.next(), found });
+            }
+        }
+        for &(segment, bytes) in &segments {
+            if bytes == 0 || !bytes.is_multiple_of(BLOCK_BYTES as u64) {
+                return Err(RecoverError::Size { segment, bytes });
+            }
+        }
+        Ok(Shelf { source, segments, ahead: Vec::new() })
+    }
+
+    fn take(&mut self, index: usize) -> Result<Rc<Vec<u8>>, RecoverError> {
+        let bytes = self.get(index)?;
+        self.ahead.retain(|&(ahead, _)| ahead > index);
+        Ok(bytes)
+    }
+
+    fn get(&mut self, index: usize) -> Result<Rc<Vec<u8>>, RecoverError> {
+        if let Some((_, bytes)) = self.ahead.iter().find(|&&(ahead, _)| ahead == index) {
+            return Ok(Rc::clone(bytes));
+        }
+        let (segment, len) = self.segments[index];
+        let bytes =
+            self.source.read(segment).map_err(|source| RecoverError::Read { segment, source })?;
+        if bytes.len() as u64 != len {
+            return Err(RecoverError::Size { segment, bytes: bytes.len() as u64 });
+        }
+        let bytes = Rc::new(bytes);
+        self.ahead.push((index, Rc::clone(&bytes)));
+        Ok(bytes)
+    }
+
+    /// The first segment behind `index` that is not blank.
+    fn later(&mut self, index: usize) -> Result<Option<usize>, RecoverError> {
+        for later in index + 1..self.segments.len() {
+            if !is_blank(&self.get(later)?) {
+                return Ok(Some(later));
+            }
+        }
+        Ok(None)
+    }
+}
