@@ -1,0 +1,171 @@
+//! Bits that flip and sectors that vanish: found, with their place, or harmless.
+
+use std::{cell::RefCell, collections::BTreeMap, ops::Range};
+
+use wal::{Options, Position, RecoverError, SegmentId, Step, read_batch};
+
+use crate::{
+    disk::{Disk, Rng, SECTOR},
+    driver::{Driver, Record, read},
+};
+
+const SEGMENTS: u64 = 8;
+
+/// Eight small segments with batches of one and two blocks, and a blank one behind them.
+fn small_log() -> Disk {
+    let mut driver = Driver::new(Options { segment_bytes: 12 << 10, batch_bytes: 3 << 10 });
+    let mut lens = [40, 0, 4300, 700].into_iter().cycle();
+    driver.append_state();
+    while driver.writer.segments().count() < SEGMENTS as usize {
+        driver.append(lens.next().unwrap_or(0));
+        driver.settle();
+    }
+    if driver.disk.files.len() == SEGMENTS as usize {
+        driver.disk.files.insert(SegmentId(SEGMENTS + 1), vec![0; 12 << 10]);
+    }
+    driver.disk
+}
+
+/// Where each batch lies.
+fn extents(disk: &Disk) -> BTreeMap<SegmentId, Vec<Range<usize>>> {
+    let mut extents = BTreeMap::new();
+    for (&segment, file) in &disk.files {
+        let mut batches: Vec<Range<usize>> = Vec::new();
+        let mut offset = 0;
+        while offset < file.len() {
+            let at = Position { segment, offset: offset as u64 };
+            let Ok(Step::Batch(batch)) = read_batch(at, &file[offset..]) else { break };
+            let end = batch.end().offset as usize;
+            batches.push(offset..end);
+            offset = end;
+        }
+        extents.insert(segment, batches);
+    }
+    extents
+}
+
+fn outcome(disk: &mut Disk) -> Result<Vec<Record>, Position> {
+    match read(disk) {
+        Ok((_, records)) => Ok(records),
+        Err(RecoverError::Damaged { segment, offset, .. }) => Err(Position { segment, offset }),
+        Err(error) => panic!("{error}"),
+    }
+}
+
+fn flip_every_bit(mut disk: Disk) {
+    let whole = outcome(&mut disk).expect("sound");
+    let extents = extents(&disk);
+    let last_used = *extents.iter().rfind(|(_, batches)| !batches.is_empty()).expect("batches").0;
+    let files: Vec<_> = disk.files.iter().map(|(&segment, file)| (segment, file.len())).collect();
+    let mut found = 0;
+    for (segment, len) in files {
+        let batches = &extents[&segment];
+        let tail = batches.last().map_or(0, |last| last.end);
+        for bit in 0..len * 8 {
+            let byte = bit / 8;
+            disk.files.get_mut(&segment).expect("it is there")[byte] ^= 1 << (bit % 8);
+            let outcome = outcome(&mut disk);
+            disk.files.get_mut(&segment).expect("it is there")[byte] ^= 1 << (bit % 8);
+
+            if byte >= tail && segment < last_used {
+                assert_eq!(
+                    outcome.as_ref(),
+                    Ok(&whole),
+                    "{segment}, byte {byte}: nothing is there"
+                );
+                continue;
+            }
+            let start = batches
+                .iter()
+                .find(|batch| batch.contains(&byte))
+                .map_or(tail, |batch| batch.start);
+            let expected = Position { segment, offset: start as u64 };
+            assert_eq!(outcome, Err(expected), "{segment}, byte {byte}, bit {}", bit % 8);
+            found += 1;
+        }
+    }
+    assert!(found > 100_000, "{found} flips were found");
+}
+
+#[test]
+fn every_flipped_bit_is_found_at_its_batch_or_harmless() {
+    flip_every_bit(small_log());
+}
+
+#[test]
+fn every_flipped_bit_is_found_when_the_oldest_segments_have_gone() {
+    let mut disk = small_log();
+    for segment in 1..=5 {
+        disk.files.remove(&SegmentId(segment));
+    }
+    flip_every_bit(disk);
+}
+
+/// The last batch may be taken for torn when a sector of it is lost. No other may.
+#[test]
+fn a_lost_sector_is_found_in_every_batch_but_the_last() {
+    let mut disk = small_log();
+    let whole = outcome(&mut disk).expect("sound");
+    let extents = extents(&disk);
+    let (&last_segment, batches) = extents.iter().rfind(|(_, b)| !b.is_empty()).expect("batches");
+    let last = batches.last().expect("a batch").clone();
+    for (&segment, batches) in &extents {
+        for batch in batches {
+            for sector in batch.clone().step_by(SECTOR) {
+                let mut damaged = disk.clone();
+                let file = damaged.files.get_mut(&segment).expect("it is there");
+                file[sector..sector + SECTOR].fill(0);
+                match outcome(&mut damaged) {
+                    Err(at) => {
+                        assert_eq!(at, Position { segment, offset: batch.start as u64 });
+                    }
+                    Ok(records) => {
+                        assert!(segment == last_segment && *batch == last, "{segment} at {sector}");
+                        assert_eq!(records, whole[..records.len()]);
+                    }
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn no_damage_makes_recovery_panic_or_invent_a_record() {
+    let sound = small_log();
+    let whole = outcome(&mut sound.clone()).expect("sound");
+    let rng = RefCell::new(Rng(3));
+    let below = |n: usize| rng.borrow_mut().below(n as u64) as usize;
+    let (mut stopped, mut opened) = (0, 0);
+    for _ in 0..4000 {
+        let mut disk = sound.clone();
+        for _ in 0..1 + below(3) {
+            let from = SegmentId(1 + below(SEGMENTS as usize) as u64);
+            let onto = SegmentId(1 + below(SEGMENTS as usize + 1) as u64);
+            let copied = sound.files[&from].clone();
+            let file = disk.files.get_mut(&onto).expect("it is there");
+            if file.len() < copied.len() {
+                continue;
+            }
+            let (start, source) = (below(file.len()), below(copied.len()));
+            let len = below(2000).min(file.len() - start).min(copied.len() - source);
+            let block = start / 4096 * 4096;
+            match below(6) {
+                0 => file[start..start + len].fill_with(|| below(256) as u8),
+                1 => file[start..start + len].fill(0),
+                2 => file[start..start + len].copy_from_slice(&copied[source..source + len]),
+                // A misdirected write.
+                3 => file[block..block + 4096].copy_from_slice(&copied[..4096]),
+                4 => file[block..].fill(0),
+                _ => file.truncate(start),
+            }
+        }
+        match read(&mut disk) {
+            Err(_) => stopped += 1,
+            Ok((_, records)) => {
+                assert_eq!(records, whole[..records.len()]);
+                opened += 1;
+            }
+        }
+    }
+    assert!(stopped > 1000 && opened > 100, "{stopped} stopped, {opened} opened");
+}
