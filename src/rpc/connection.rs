@@ -1,0 +1,341 @@
+//! One connection: bytes in, calls; answers, bytes out.
+//!
+//! Tells HTTP/2 from HTTP/1.1 by the first bytes, keeps what each stream is doing, and turns
+//! finished calls into frames. What a call means is decided in the files of the services.
+
+use bytes::{Bytes, BytesMut};
+use rustc_hash::FxHashMap;
+use slab::Slab;
+
+use super::encode::{self, Message};
+use super::error::RpcError;
+use super::http1;
+use super::keepalive::KeepAliveCall;
+use super::limits;
+use super::method::Method;
+use super::range_stream::RangeStreamCall;
+use super::watch::WatchCall;
+use crate::grpc;
+use crate::h2::{self, StreamId};
+
+/// Names a connection for as long as it lives; never given to another one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct ConnId {
+    index: u32,
+    generation: u32,
+}
+
+/// Who waits for an answer.
+#[derive(Clone, Copy, Debug)]
+pub struct Caller {
+    pub connection: ConnId,
+    pub stream: StreamId,
+    pub method: Method,
+    pub deadline_ms: u64,
+}
+
+/// A stream of all connections, for the watch hub.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct StreamKey(pub u64);
+
+impl StreamKey {
+    pub fn new(connection: ConnId, stream: StreamId) -> StreamKey {
+        StreamKey(u64::from(connection.index) << 32 | u64::from(stream.0))
+    }
+
+    fn parts(self) -> (usize, StreamId) {
+        ((self.0 >> 32) as usize, StreamId(self.0 as u32))
+    }
+}
+
+/// What a stream is doing.
+pub enum Call {
+    /// Its request is arriving.
+    Open(OpenCall),
+    /// A unary call whose answer is being made.
+    Waiting,
+    Watch(WatchCall),
+    KeepAlive(KeepAliveCall),
+    RangeStream(Box<RangeStreamCall>),
+    /// `grpc.health.v1.Health/Watch`: told once, and again when it changes.
+    HealthWatch,
+}
+
+impl Call {
+    /// Whether it goes on until somebody ends it.
+    pub fn is_stream(&self) -> bool {
+        matches!(self, Call::Watch(_) | Call::KeepAlive(_) | Call::HealthWatch)
+    }
+
+    /// What collects the messages of a client that may still send some.
+    pub fn decoder(&mut self) -> Option<&mut grpc::Decoder> {
+        match self {
+            Call::Open(call) => Some(&mut call.decoder),
+            Call::Watch(call) => Some(&mut call.decoder),
+            Call::KeepAlive(call) => call.decoder(),
+            Call::Waiting | Call::RangeStream(_) | Call::HealthWatch => None,
+        }
+    }
+}
+
+pub struct OpenCall {
+    pub method: Method,
+    pub decoder: grpc::Decoder,
+    pub deadline_ms: u64,
+}
+
+pub enum Protocol {
+    /// Too few bytes so far to tell.
+    Unknown(BytesMut),
+    Http2(Box<h2::Connection>),
+    Http1(Box<http1::Connection>),
+}
+
+pub struct Connection {
+    pub id: ConnId,
+    pub protocol: Protocol,
+    pub calls: FxHashMap<StreamId, Call>,
+    /// Metrics only: no gRPC on this listener.
+    pub http_only: bool,
+    waiting: usize,
+    is_dirty: bool,
+    closing: bool,
+}
+
+const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
+
+impl Connection {
+    pub fn h2(&mut self) -> Option<&mut h2::Connection> {
+        match &mut self.protocol {
+            Protocol::Http2(connection) => Some(connection),
+            _ => None,
+        }
+    }
+
+    /// Decides the protocol once enough bytes are there. Returns the bytes to process, if any.
+    pub fn sniff(&mut self, input: Bytes, limits: &h2::Limits) -> Option<Bytes> {
+        let Protocol::Unknown(seen) = &mut self.protocol else { return Some(input) };
+        seen.extend_from_slice(&input);
+        let compared = seen.len().min(PREFACE.len());
+        let is_http2 = seen[..compared] == PREFACE[..compared] && !self.http_only;
+        if is_http2 && compared < PREFACE.len() {
+            return None;
+        }
+        let seen = std::mem::take(seen).freeze();
+        self.protocol = if is_http2 {
+            Protocol::Http2(Box::new(h2::Connection::new(*limits)))
+        } else {
+            Protocol::Http1(Box::default())
+        };
+        Some(seen)
+    }
+
+    pub fn wants_read(&self) -> bool {
+        let takes_more = match &self.protocol {
+            Protocol::Unknown(_) => true,
+            Protocol::Http2(h2) => h2.wants_input(),
+            Protocol::Http1(http1) => http1.output_len() < limits::HTTP1_OUTPUT_MAX_BYTES,
+        };
+        takes_more && !self.closing && self.waiting < limits::CONNECTION_CALLS_MAX
+    }
+
+    /// Notes that a unary call waits for its answer.
+    pub fn wait(&mut self, stream: StreamId) {
+        if self.calls.insert(stream, Call::Waiting).is_none_or(|call| !matches!(call, Call::Waiting)) {
+            self.waiting += 1;
+        }
+    }
+
+    /// Forgets a call; answers with what it was doing.
+    pub fn forget(&mut self, stream: StreamId) -> Option<Call> {
+        let call = self.calls.remove(&stream)?;
+        if matches!(call, Call::Waiting) {
+            self.waiting -= 1;
+        }
+        Some(call)
+    }
+
+    /// Sends the one message of a unary call and ends it.
+    fn finish_unary(&mut self, stream: StreamId, result: Result<Message, RpcError>) {
+        let Some(h2) = self.h2() else { return };
+        match result {
+            Ok(message) => {
+                h2.send_headers(stream, &encode::HEADERS, false);
+                h2.send_data(stream, message.finish(), false);
+                h2.send_headers(stream, &encode::TRAILERS_OK, true);
+            }
+            Err(error) => h2.send_headers(stream, &encode::trailers_only(&error), true),
+        }
+    }
+
+    /// Begins the answer of a streaming call.
+    pub fn start_stream(&mut self, stream: StreamId) {
+        if let Some(h2) = self.h2() {
+            h2.send_headers(stream, &encode::HEADERS, false);
+        }
+    }
+
+    pub fn send_message(&mut self, stream: StreamId, message: Message) {
+        if let Some(h2) = self.h2() {
+            h2.send_data(stream, message.finish(), false);
+        }
+    }
+
+    /// Ends a streaming call that has begun its answer.
+    pub fn finish_stream(&mut self, stream: StreamId, result: Result<(), RpcError>) {
+        let Some(h2) = self.h2() else { return };
+        match result {
+            Ok(()) => h2.send_headers(stream, &encode::TRAILERS_OK, true),
+            Err(error) => h2.send_headers(stream, &encode::trailers(&error), true),
+        }
+    }
+
+    /// Bytes of one stream that were not sent yet.
+    pub fn queued(&mut self, stream: StreamId) -> usize {
+        self.h2().map_or(0, |h2| h2.queued(stream))
+    }
+
+    /// The connection ends once what is queued was sent.
+    pub fn close_after_flush(&mut self) {
+        self.closing = true;
+    }
+}
+
+/// All connections, and which of them have something to send.
+#[derive(Default)]
+pub struct Connections {
+    slab: Slab<Connection>,
+    dirty: Vec<ConnId>,
+    next_generation: u32,
+    next_timeout_ms: u64,
+}
+
+impl Connections {
+    pub fn insert(&mut self, http_only: bool) -> Option<ConnId> {
+        if self.slab.len() >= limits::CONNECTIONS_MAX {
+            return None;
+        }
+        self.next_generation = self.next_generation.wrapping_add(1);
+        let entry = self.slab.vacant_entry();
+        let id = ConnId { index: entry.key() as u32, generation: self.next_generation };
+        entry.insert(Connection {
+            id,
+            protocol: Protocol::Unknown(BytesMut::new()),
+            calls: FxHashMap::default(),
+            http_only,
+            waiting: 0,
+            is_dirty: false,
+            closing: false,
+        });
+        Some(id)
+    }
+
+    pub fn len(&self) -> usize {
+        self.slab.len()
+    }
+
+    pub fn get(&mut self, id: ConnId) -> Option<&mut Connection> {
+        self.slab.get_mut(id.index as usize).filter(|connection| connection.id == id)
+    }
+
+    pub fn remove(&mut self, id: ConnId) -> Option<Connection> {
+        self.get(id)?;
+        Some(self.slab.remove(id.index as usize))
+    }
+
+    /// Carries out what is due on idle connections: keepalive, handshake, lingering.
+    pub fn timeout(&mut self, now_ms: u64) {
+        if now_ms < self.next_timeout_ms {
+            return;
+        }
+        self.next_timeout_ms = now_ms + limits::CONNECTION_TIMEOUT_SCAN_MS;
+        for id in self.ids() {
+            let due = |h2: &mut h2::Connection| h2.next_timeout().is_some_and(|at| at <= now_ms);
+            if self.get(id).and_then(Connection::h2).is_some_and(due)
+                && let Some(h2) = self.touch(id).and_then(Connection::h2)
+            {
+                h2.timeout(now_ms);
+            }
+        }
+    }
+
+    pub fn next_timeout(&self) -> u64 {
+        if self.slab.is_empty() { u64::MAX } else { self.next_timeout_ms }
+    }
+
+    pub fn ids(&self) -> Vec<ConnId> {
+        self.slab.iter().map(|(_, connection)| connection.id).collect()
+    }
+
+    /// The connection for a change that makes it have something to send.
+    pub fn touch(&mut self, id: ConnId) -> Option<&mut Connection> {
+        let connection =
+            self.slab.get_mut(id.index as usize).filter(|connection| connection.id == id)?;
+        if !connection.is_dirty {
+            connection.is_dirty = true;
+            self.dirty.push(id);
+        }
+        Some(connection)
+    }
+
+    pub fn touch_stream(&mut self, key: StreamKey) -> Option<(&mut Connection, StreamId)> {
+        let (index, stream) = key.parts();
+        let id = self.slab.get(index)?.id;
+        self.touch(id).map(|connection| (connection, stream))
+    }
+
+    pub fn stream(&mut self, key: StreamKey) -> Option<(&mut Connection, StreamId)> {
+        let (index, stream) = key.parts();
+        self.slab.get_mut(index).map(|connection| (connection, stream))
+    }
+
+    pub fn drain_dirty(&mut self, into: &mut Vec<ConnId>) {
+        for id in self.dirty.drain(..) {
+            if let Some(connection) = self.slab.get_mut(id.index as usize)
+                && connection.id == id
+            {
+                connection.is_dirty = false;
+                into.push(id);
+            }
+        }
+    }
+
+    pub fn take_output(&mut self, id: ConnId, max: usize, out: &mut Vec<u8>) {
+        let Some(connection) = self.get(id) else { return };
+        match &mut connection.protocol {
+            Protocol::Unknown(_) => {}
+            Protocol::Http2(h2) => h2.take_output(max, out),
+            Protocol::Http1(http1) => http1.take_output(max, out),
+        }
+    }
+
+    pub fn should_close(&mut self, id: ConnId) -> bool {
+        let Some(connection) = self.get(id) else { return true };
+        match &connection.protocol {
+            Protocol::Unknown(_) => connection.closing,
+            Protocol::Http2(h2) => {
+                h2.is_closed() || (connection.closing && !h2.wants_output())
+            }
+            Protocol::Http1(http1) => {
+                (http1.is_closed() || connection.closing) && http1.output_len() == 0
+            }
+        }
+    }
+
+    /// Ends a stream that has no call with an error.
+    pub fn refuse(&mut self, id: ConnId, stream: StreamId, error: RpcError) {
+        if let Some(connection) = self.touch(id) {
+            connection.finish_unary(stream, Err(error));
+        }
+    }
+
+    /// Answers a unary call, unless its caller has gone away.
+    pub fn reply(&mut self, caller: Caller, result: Result<Message, RpcError>) -> bool {
+        let Some(connection) = self.touch(caller.connection) else { return false };
+        if connection.forget(caller.stream).is_none() {
+            return false;
+        }
+        connection.finish_unary(caller.stream, result);
+        true
+    }
+}

@@ -1,0 +1,242 @@
+//! From the events of a connection to calls: which method, whole messages, and what to do with them.
+
+use bytes::Bytes;
+
+use super::connection::{Call, Caller, ConnId, OpenCall, StreamKey};
+use super::error::{self, RpcError};
+use super::keepalive::KeepAliveCall;
+use super::method::{self, Description, Kind, Method};
+use super::watch::WatchCall;
+use super::{Answer, Core, Server};
+use crate::grpc::{self, Code};
+use crate::h2::{Event, RequestHead, StreamId, encode_block};
+
+/// Longer than any process runs.
+const NEVER_MS: u64 = u64::MAX / 2;
+
+impl Server {
+    pub(super) fn drain_events(&mut self, id: ConnId, now_ms: u64) {
+        while let Some(connection) = self.connections.get(id)
+            && let Some(event) = connection.h2().and_then(|h2| h2.poll_event())
+        {
+            match event {
+                Event::Headers { stream, head, end_stream } => {
+                    self.open(id, stream, &head, now_ms);
+                    if end_stream {
+                        self.end_of_request(id, stream);
+                    }
+                }
+                Event::Data { stream, data, end_stream } => {
+                    self.data(id, stream, data, now_ms);
+                    if end_stream {
+                        self.end_of_request(id, stream);
+                    }
+                }
+                Event::Trailers { stream } => self.end_of_request(id, stream),
+                Event::Reset { stream, .. } => {
+                    if let Some(call) = connection.forget(stream) {
+                        self.core.abandon(StreamKey::new(id, stream), call);
+                    }
+                }
+            }
+        }
+    }
+
+    /// The head of a request begins a call, or ends at once.
+    fn open(&mut self, id: ConnId, stream: StreamId, head: &RequestHead, now_ms: u64) {
+        let Some(connection) = self.connections.get(id) else { return };
+        let is_grpc = head.get(b"content-type").is_some_and(|kind| kind.starts_with(b"application/grpc"));
+        if !is_grpc || head.method.as_ref() != b"POST" {
+            let status: &[u8] = if is_grpc { b"405" } else { b"415" };
+            if let Some(h2) = connection.h2() {
+                h2.send_headers(stream, &encode_block(&[(b":status", status)]), true);
+            }
+            return;
+        }
+        match self.core.admit(head, now_ms) {
+            Ok((known, call)) => {
+                self.core.metrics.started(known.method);
+                let call = match known.method {
+                    Method::Watch => {
+                        connection.start_stream(stream);
+                        let due_ms = now_ms + self.core.options.progress_interval_ms;
+                        let key = StreamKey::new(id, stream);
+                        self.core.progress.insert((due_ms, key), ());
+                        Call::Watch(WatchCall::new(call.decoder, due_ms))
+                    }
+                    Method::LeaseKeepAlive => {
+                        connection.start_stream(stream);
+                        Call::KeepAlive(KeepAliveCall::new(call.decoder))
+                    }
+                    _ => Call::Open(call),
+                };
+                connection.calls.insert(stream, call);
+            }
+            Err(error) => self.connections.refuse(id, stream, error),
+        }
+    }
+
+    fn data(&mut self, id: ConnId, stream: StreamId, data: Bytes, now_ms: u64) {
+        let Some(connection) = self.connections.get(id) else { return };
+        let Some(decoder) = connection.calls.get_mut(&stream).and_then(Call::decoder) else { return };
+        decoder.push(data);
+        while let Some(connection) = self.connections.get(id)
+            && let Some(decoder) = connection.calls.get_mut(&stream).and_then(Call::decoder)
+        {
+            match decoder.next_message() {
+                Ok(Some(message)) => self.message(id, stream, message, now_ms),
+                Ok(None) => return,
+                Err(status) => return self.fail(id, stream, status.into()),
+            }
+        }
+    }
+
+    /// One whole message of a client.
+    fn message(&mut self, id: ConnId, stream: StreamId, message: Bytes, now_ms: u64) {
+        let Some(connection) = self.connections.get(id) else { return };
+        let (method, deadline_ms) = match connection.calls.get(&stream) {
+            Some(Call::Open(call)) => (call.method, call.deadline_ms),
+            Some(Call::Watch(_)) => (Method::Watch, NEVER_MS),
+            Some(Call::KeepAlive(_)) => (Method::LeaseKeepAlive, NEVER_MS),
+            _ => return,
+        };
+        let caller = Caller { connection: id, stream, method, deadline_ms };
+        let result = match method {
+            Method::Watch => self.core.watch_request(&mut self.connections, caller, message),
+            Method::LeaseKeepAlive => {
+                self.core.keep_alive(&mut self.connections, caller, message, now_ms)
+            }
+            Method::RangeStream => self.core.range_stream(&mut self.connections, caller, message),
+            Method::HealthWatch => self.core.health_watch(&mut self.connections, caller, message),
+            _ => {
+                connection.wait(stream);
+                if let Answer::Now(result) = self.core.unary(caller, message, now_ms) {
+                    self.core.reply(&mut self.connections, caller, result);
+                }
+                return;
+            }
+        };
+        if let Err(error) = result {
+            self.fail(id, stream, error);
+        }
+    }
+
+    /// The client sends no more. What is still open then never got its message.
+    fn end_of_request(&mut self, id: ConnId, stream: StreamId) {
+        let Some(connection) = self.connections.get(id) else { return };
+        match connection.calls.get_mut(&stream) {
+            Some(Call::Open(_)) => {
+                let error = RpcError::new(Code::Internal, "EOF");
+                self.fail(id, stream, error);
+            }
+            Some(Call::Watch(_)) => self.finish_stream(id, stream),
+            Some(Call::KeepAlive(call)) => {
+                if call.end() {
+                    self.finish_stream(id, stream);
+                }
+            }
+            Some(Call::Waiting | Call::RangeStream(_) | Call::HealthWatch) | None => {}
+        }
+    }
+
+    fn finish_stream(&mut self, id: ConnId, stream: StreamId) {
+        let Some(connection) = self.connections.touch(id) else { return };
+        let Some(call) = connection.forget(stream) else { return };
+        connection.finish_stream(stream, Ok(()));
+        self.core.abandon(StreamKey::new(id, stream), call);
+    }
+
+    /// Ends a call with an error, whether it has begun its answer or not.
+    pub(super) fn fail(&mut self, id: ConnId, stream: StreamId, error: RpcError) {
+        let Some(connection) = self.connections.touch(id) else { return };
+        let Some(call) = connection.forget(stream) else { return };
+        if matches!(call, Call::Open(_) | Call::Waiting) {
+            self.connections.refuse(id, stream, error);
+        } else {
+            connection.finish_stream(stream, Err(error));
+            self.core.abandon(StreamKey::new(id, stream), call);
+        }
+    }
+}
+
+impl Core {
+    /// What the head of a request must satisfy, in the order of etcd's interceptors.
+    fn admit(
+        &self,
+        head: &RequestHead,
+        now_ms: u64,
+    ) -> Result<(&'static Description, OpenCall), RpcError> {
+        let known = Method::from_path(&head.path)
+            .ok_or_else(|| RpcError::with(Code::Unimplemented, method::unknown(&head.path)))?;
+        let version = head.get(b"client-api-version");
+        if version.is_some_and(|version| std::str::from_utf8(version).is_err()) {
+            return Err(error::INVALID_CLIENT_API_VERSION);
+        }
+        let wants_leader = head.get(b"hasleader").is_some_and(|value| value.as_ref() == b"true");
+        if wants_leader && self.node.raft().leader().is_none() {
+            return Err(error::NO_LEADER);
+        }
+        let wait_ms = match known.kind {
+            Kind::Unary => self.options.request_timeout_ms,
+            Kind::ServerStream | Kind::BidiStream => NEVER_MS,
+        };
+        if let Some(encoding) = head.get(b"grpc-encoding").filter(|value| *value != "identity") {
+            return Err(grpc::Status::unknown_encoding(encoding).into());
+        }
+        let asked_ms = match head.get(b"grpc-timeout").map(|value| grpc::parse_timeout(value)) {
+            Some(Ok(timeout)) => u64::try_from(timeout.as_millis()).unwrap_or(NEVER_MS),
+            Some(Err(error)) => return Err(grpc::Status::from(error).into()),
+            None => NEVER_MS,
+        };
+        let deadline_ms = now_ms + wait_ms.min(asked_ms);
+        let decoder = grpc::Decoder::new(self.message_bytes_max());
+        Ok((known, OpenCall { method: known.method, decoder, deadline_ms }))
+    }
+
+    fn unary(&mut self, caller: Caller, message: Bytes, now_ms: u64) -> Answer {
+        match caller.method {
+            Method::Put => self.put(caller, message),
+            Method::Range => self.range(caller, message),
+            Method::Txn => self.txn(caller, message),
+            Method::DeleteRange => self.delete_range(caller, message),
+            Method::Compact => self.compact(caller, message),
+            Method::LeaseGrant => self.lease_grant(caller, message),
+            Method::LeaseRevoke => self.lease_revoke(caller, message),
+            Method::LeaseTimeToLive => self.lease_time_to_live(message, now_ms),
+            Method::LeaseLeases => self.lease_leases(message),
+            Method::MemberList => self.member_list(caller, message),
+            Method::Status => self.status(message),
+            Method::Alarm => self.alarm(caller, message),
+            Method::Hash => self.hash(caller, message),
+            Method::HashKv => self.hash_kv(caller, message),
+            Method::Defragment => self.defragment(caller, message),
+            Method::HealthCheck => self.health_check(message),
+            Method::Watch
+            | Method::LeaseKeepAlive
+            | Method::RangeStream
+            | Method::HealthWatch => Answer::Now(Err(RpcError::new(
+                Code::Internal,
+                "a streaming method was called as a unary one",
+            ))),
+        }
+    }
+}
+
+/// Decodes a request. Byte strings of the request are slices of `message`.
+pub fn decode<M: prost::Message + Default>(message: Bytes) -> Result<M, RpcError> {
+    M::decode(message).map_err(|error| {
+        let text = format!("grpc: error unmarshalling request: proto: {error}");
+        RpcError::with(Code::Internal, text)
+    })
+}
+
+/// Lets `?` be used where an answer is returned.
+macro_rules! attempt {
+    ($result:expr) => {
+        match $result {
+            Ok(value) => value,
+            Err(error) => return $crate::rpc::Answer::Now(Err(error)),
+        }
+    };
+}
+pub(super) use attempt;

@@ -1,0 +1,60 @@
+//! The errors that a client sees: etcd's codes and texts, to the letter.
+
+use std::borrow::Cow;
+
+use crate::grpc::{Code, Status};
+
+/// A failed call, as it goes on the wire.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RpcError {
+    pub code: Code,
+    pub message: Cow<'static, str>,
+}
+
+impl RpcError {
+    pub const fn new(code: Code, message: &'static str) -> RpcError {
+        RpcError { code, message: Cow::Borrowed(message) }
+    }
+
+    pub fn with(code: Code, message: String) -> RpcError {
+        RpcError { code, message: Cow::Owned(message) }
+    }
+}
+
+impl From<Status> for RpcError {
+    fn from(status: Status) -> RpcError {
+        RpcError { code: status.code, message: status.message }
+    }
+}
+
+macro_rules! errors {
+    ($($name:ident, $code:ident, $text:literal;)*) => {
+        $(pub const $name: RpcError = RpcError::new(Code::$code, $text);)*
+    };
+}
+
+errors! {
+    EMPTY_KEY, InvalidArgument, "etcdserver: key is not provided";
+    KEY_NOT_FOUND, InvalidArgument, "etcdserver: key not found";
+    VALUE_PROVIDED, InvalidArgument, "etcdserver: value is provided";
+    LEASE_PROVIDED, InvalidArgument, "etcdserver: lease is provided";
+    TOO_MANY_OPS, InvalidArgument, "etcdserver: too many operations in txn request";
+    DUPLICATE_KEY, InvalidArgument, "etcdserver: duplicate key given in txn request";
+    INVALID_CLIENT_API_VERSION, InvalidArgument, "etcdserver: invalid client api version";
+    INVALID_SORT_OPTION, InvalidArgument, "etcdserver: invalid sort option";
+    REQUEST_TOO_LARGE, InvalidArgument, "etcdserver: request is too large";
+    NO_SPACE, ResourceExhausted, "etcdserver: mvcc: database space exceeded";
+    // The code is Unknown on etcd's wire, whatever its own table says.
+    TOO_MANY_REQUESTS, Unknown, "etcdserver: too many requests";
+    COMPACTED, OutOfRange, "etcdserver: mvcc: required revision has been compacted";
+    FUTURE_REVISION, OutOfRange, "etcdserver: mvcc: required revision is a future revision";
+    LEASE_NOT_FOUND, NotFound, "etcdserver: requested lease not found";
+    LEASE_EXISTS, FailedPrecondition, "etcdserver: lease already exists";
+    LEASE_TTL_TOO_LARGE, OutOfRange, "etcdserver: too large lease TTL";
+    NO_LEADER, Unavailable, "etcdserver: no leader";
+    STOPPED, Unavailable, "etcdserver: server stopped";
+    TIMEOUT, Unavailable, "etcdserver: request timed out";
+    CORRUPT, DataLoss, "etcdserver: corrupt cluster";
+    STREAM_SORT, Unimplemented, "RangeStream does not support custom sort orders";
+    STREAM_FILTER, Unimplemented, "RangeStream does not support revision filters";
+}

@@ -1,0 +1,334 @@
+//! HTTP/1.1 on the client and metrics ports: health, version, metrics.
+//!
+//! Requests of a connection are answered one by one, in their order.
+
+use std::fmt::Write;
+
+use bytes::{Buf, BytesMut};
+
+use super::connection::{ConnId, Connections, Protocol};
+use super::error::{self, RpcError};
+use super::{Core, Read, limits};
+use crate::proto::etcdserverpb::{AlarmType, RangeRequest};
+use crate::version;
+
+/// What a client asks for.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Request {
+    method: String,
+    path: String,
+    /// Names and values of the query, in their order; escapes are not resolved.
+    query: Vec<(String, String)>,
+    close: bool,
+}
+
+impl Request {
+    fn values<'a>(&'a self, name: &'a str) -> impl Iterator<Item = &'a str> {
+        let named = self.query.iter().filter(move |(key, _)| key == name);
+        named.map(|(_, value)| value.as_str()).filter(|value| !value.is_empty())
+    }
+
+    fn has(&self, name: &str) -> bool {
+        self.query.iter().any(|(key, _)| key == name)
+    }
+}
+
+struct Response {
+    status: u16,
+    content_type: &'static str,
+    allow: Option<&'static str>,
+    body: String,
+}
+
+impl Response {
+    fn text(status: u16, body: impl Into<String>) -> Response {
+        let content_type = "text/plain; charset=utf-8";
+        Response { status, content_type, allow: None, body: body.into() }
+    }
+
+    fn json(body: String) -> Response {
+        Response { status: 200, content_type: "application/json", allow: None, body }
+    }
+}
+
+#[derive(Default)]
+pub struct Connection {
+    input: BytesMut,
+    output: Vec<u8>,
+    /// A request is being answered.
+    busy: bool,
+    closed: bool,
+}
+
+impl Connection {
+    pub fn receive(&mut self, input: &[u8]) {
+        self.input.extend_from_slice(input);
+    }
+
+    pub fn output_len(&self) -> usize {
+        self.output.len()
+    }
+
+    pub fn take_output(&mut self, max: usize, out: &mut Vec<u8>) {
+        let taken = self.output.len().min(max);
+        out.extend(self.output.drain(..taken));
+    }
+
+    pub fn is_closed(&self) -> bool {
+        self.closed
+    }
+
+    /// The next whole request. A malformed one is answered and ends the connection.
+    fn next_request(&mut self) -> Option<Request> {
+        if self.busy || self.closed || self.input.is_empty() {
+            return None;
+        }
+        let mut headers = [httparse::EMPTY_HEADER; limits::HTTP1_HEADERS_MAX];
+        let mut parsed = httparse::Request::new(&mut headers);
+        let head_len = match parsed.parse(&self.input) {
+            Ok(httparse::Status::Complete(len)) => len,
+            Ok(httparse::Status::Partial) if self.input.len() <= limits::HTTP1_HEAD_MAX_BYTES => {
+                return None;
+            }
+            Ok(httparse::Status::Partial) => {
+                return self.refuse(431, "Request Header Fields Too Large");
+            }
+            Err(_) => return self.refuse(400, "400 Bad Request"),
+        };
+        let header = |name: &str| {
+            let found = parsed.headers.iter().find(|header| header.name.eq_ignore_ascii_case(name));
+            found.map(|header| String::from_utf8_lossy(header.value).to_ascii_lowercase())
+        };
+        // A body is of no interest to any path here; it is not read, so it ends the connection.
+        let has_body = header("content-length").is_some_and(|len| len != "0")
+            || header("transfer-encoding").is_some();
+        let connection = header("connection").unwrap_or_default();
+        let persistent = if parsed.version == Some(1) {
+            !connection.contains("close")
+        } else {
+            connection.contains("keep-alive")
+        };
+        let (path, query) = split_target(parsed.path.unwrap_or("/"));
+        let request = Request {
+            method: parsed.method.unwrap_or_default().to_owned(),
+            path,
+            query,
+            close: has_body || !persistent,
+        };
+        self.input.advance(head_len);
+        self.busy = true;
+        Some(request)
+    }
+
+    fn refuse(&mut self, status: u16, text: &str) -> Option<Request> {
+        let request = Request { close: true, ..Request::default() };
+        self.answer(&request, Response::text(status, text));
+        None
+    }
+
+    fn answer(&mut self, request: &Request, response: Response) {
+        let reason = match response.status {
+            200 => "OK",
+            400 => "Bad Request",
+            404 => "Not Found",
+            405 => "Method Not Allowed",
+            431 => "Request Header Fields Too Large",
+            _ => "Service Unavailable",
+        };
+        let mut head = format!("HTTP/1.1 {} {reason}\r\n", response.status);
+        if let Some(allow) = response.allow {
+            let _ = write!(head, "Allow: {allow}\r\n");
+        }
+        let _ = write!(head, "Content-Type: {}\r\n", response.content_type);
+        let _ = write!(head, "X-Content-Type-Options: nosniff\r\n");
+        let _ = write!(head, "Content-Length: {}\r\n", response.body.len());
+        if request.close {
+            head.push_str("Connection: close\r\n");
+        }
+        head.push_str("\r\n");
+        self.output.extend_from_slice(head.as_bytes());
+        if request.method != "HEAD" {
+            self.output.extend_from_slice(response.body.as_bytes());
+        }
+        self.busy = false;
+        self.closed |= request.close;
+    }
+}
+
+fn split_target(target: &str) -> (String, Vec<(String, String)>) {
+    let (path, query) = target.split_once('?').unwrap_or((target, ""));
+    let pairs = query.split('&').filter(|pair| !pair.is_empty()).map(|pair| {
+        let (name, value) = pair.split_once('=').unwrap_or((pair, ""));
+        (name.to_owned(), value.to_owned())
+    });
+    (path.to_owned(), pairs.collect())
+}
+
+/// Checks behind `/livez` and `/readyz`, in the order in which they are shown.
+const LIVEZ: &[&str] = &["serializable_read"];
+const READYZ: &[&str] =
+    &["data_corruption", "serializable_read", "linearizable_read", "non_learner"];
+
+impl Core {
+    pub(super) fn serve_http1(&mut self, connections: &mut Connections, id: ConnId) {
+        while let Some(connection) = connections.touch(id)
+            && let Protocol::Http1(http1) = &mut connection.protocol
+            && let Some(request) = http1.next_request()
+        {
+            let serializable = request.values("serializable").any(|value| value == "true");
+            let agrees = match request.path.as_str() {
+                "/health" => !serializable,
+                path => path.starts_with("/readyz"),
+            };
+            if agrees && self.node.raft().leader().is_some() {
+                self.reads_new.push(Read::Http(id, request));
+            } else {
+                self.answer_http(connections, id, request, !agrees);
+            }
+        }
+    }
+
+    /// Answers a request. `agreed`: the state is as fresh as the request wants it.
+    pub(super) fn answer_http(
+        &mut self,
+        connections: &mut Connections,
+        id: ConnId,
+        request: Request,
+        agreed: bool,
+    ) {
+        let response = self.route(&request, agreed, connections.len());
+        let Some(connection) = connections.touch(id) else { return };
+        if let Protocol::Http1(http1) = &mut connection.protocol {
+            http1.answer(&request, response);
+        }
+    }
+
+    fn route(&mut self, request: &Request, agreed: bool, connections: usize) -> Response {
+        if request.method != "GET" && request.method != "HEAD" {
+            let mut response = Response::text(405, "Method Not Allowed\n");
+            response.allow = Some("GET");
+            return response;
+        }
+        match request.path.as_str() {
+            "/health" => self.health(request, agreed),
+            "/version" => Response::json(format!(
+                r#"{{"etcdserver":"{}","etcdcluster":"{}","storage":"{}"}}"#,
+                version::VERSION,
+                version::CLUSTER_VERSION,
+                version::STORAGE_VERSION
+            )),
+            "/metrics" => {
+                let body = self.render_metrics(connections);
+                Response { content_type: "text/plain; version=0.0.4", ..Response::text(200, body) }
+            }
+            path => {
+                let (root, check) = path[1..].split_once('/').unwrap_or((&path[1..], ""));
+                match root {
+                    "livez" => self.checks(request, LIVEZ, check, agreed),
+                    "readyz" => self.checks(request, READYZ, check, agreed),
+                    _ => Response::text(404, "404 page not found\n"),
+                }
+            }
+        }
+    }
+
+    fn health(&mut self, request: &Request, agreed: bool) -> Response {
+        let excluded = |name: &str| request.values("exclude").any(|value| value == name);
+        let alarm = self.node.applier.alarms.all().iter().find_map(|raised| {
+            match AlarmType::try_from(raised.alarm) {
+                Ok(AlarmType::Nospace) => (!excluded("NOSPACE")).then_some("ALARM NOSPACE"),
+                Ok(AlarmType::Corrupt) => (!excluded("CORRUPT")).then_some("ALARM CORRUPT"),
+                _ => Some("ALARM UNKNOWN"),
+            }
+        });
+        let reason = match alarm {
+            Some(alarm) => alarm.to_owned(),
+            None if !agreed => "RAFT NO LEADER".to_owned(),
+            None => match self.probe() {
+                Ok(()) => String::new(),
+                Err(error) => format!("RANGE ERROR:{}", error.message),
+            },
+        };
+        self.metrics.health_checked(reason.is_empty());
+        if reason.is_empty() {
+            return Response::text(200, r#"{"health":"true","reason":""}"#);
+        }
+        let reason = reason.replace('\\', r"\\").replace('"', "\\\"");
+        Response::text(503, format!("{{\"health\":\"false\",\"reason\":\"{reason}\"}}\n"))
+    }
+
+    /// Whether the state can be read.
+    fn probe(&mut self) -> Result<(), RpcError> {
+        let request =
+            RangeRequest { key: "\0".into(), limit: 1, keys_only: true, ..Default::default() };
+        self.range_now(&request).map(drop)
+    }
+
+    fn checks(&mut self, request: &Request, all: &[&str], only: &str, agreed: bool) -> Response {
+        if !only.is_empty() && !all.contains(&only) {
+            return Response::text(404, "404 page not found\n");
+        }
+        let excluded = |name: &str| request.values("exclude").any(|value| value == name);
+        let mut report = String::new();
+        let mut healthy = true;
+        for name in all {
+            if (!only.is_empty() && *name != only) || (only.is_empty() && excluded(name)) {
+                continue;
+            }
+            let result = match *name {
+                "data_corruption" if self.node.applier.alarms.active(AlarmType::Corrupt) => {
+                    Err("alarm activated: CORRUPT".to_owned())
+                }
+                "linearizable_read" if !agreed => Err(error::NO_LEADER.message.into_owned()),
+                "serializable_read" | "linearizable_read" => {
+                    self.probe().map_err(|error| error.message.into_owned())
+                }
+                _ => Ok(()),
+            };
+            let _ = match &result {
+                Ok(()) => writeln!(report, "[+]{name} ok"),
+                Err(error) => writeln!(report, "[-]{name} failed: {error}"),
+            };
+            healthy &= result.is_ok();
+        }
+        if !healthy {
+            return Response::text(503, report + "\n");
+        }
+        let shown = if request.has("verbose") { report } else { String::new() };
+        Response::text(200, shown + "ok\n")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_request_is_taken_once_it_is_whole() {
+        let mut connection = Connection::default();
+        connection.receive(b"GET /health?exclude=NOSPACE&serializable=true HTTP/1.1\r\nHost: x\r\n");
+        assert_eq!(connection.next_request(), None);
+        connection.receive(b"\r\nGET /version HTTP/1.0\r\n\r\n");
+        let request = connection.next_request().unwrap();
+        assert_eq!((request.path.as_str(), request.close), ("/health", false));
+        assert_eq!(request.values("exclude").collect::<Vec<_>>(), ["NOSPACE"]);
+        assert_eq!(connection.next_request(), None, "the first is not answered yet");
+        connection.answer(&request, Response::text(200, "x"));
+        let request = connection.next_request().unwrap();
+        assert_eq!((request.path.as_str(), request.close), ("/version", true));
+    }
+
+    #[test]
+    fn malformed_and_endless_heads_end_the_connection() {
+        let mut connection = Connection::default();
+        connection.receive(b"\x16\x03\x01 nonsense\r\n\r\n");
+        assert_eq!(connection.next_request(), None);
+        assert!(connection.is_closed() && connection.output.starts_with(b"HTTP/1.1 400"));
+
+        let mut connection = Connection::default();
+        connection.receive(b"GET / HTTP/1.1\r\nA: ");
+        connection.receive(&vec![b'a'; limits::HTTP1_HEAD_MAX_BYTES]);
+        assert_eq!(connection.next_request(), None);
+        assert!(connection.is_closed() && connection.output.starts_with(b"HTTP/1.1 431"));
+    }
+}

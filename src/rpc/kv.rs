@@ -1,0 +1,160 @@
+//! `etcdserverpb.KV`, but for RangeStream.
+
+use bytes::Bytes;
+use prost::encoding::{bool, int64};
+
+use super::connection::{Caller, Connections};
+use super::dispatch::{attempt, decode};
+use super::encode::Message;
+use super::error::{self, RpcError};
+use super::validate::{self, cost};
+use super::{Answer, Core, Proposal, Read};
+use crate::apply::envelope::Kind;
+use crate::apply::{ApplyError, Outcome};
+use crate::grpc::Code;
+use crate::mvcc::{MvccError, is_read_only, is_serializable};
+use crate::node::ProposeError;
+use crate::proto::etcdserverpb::{
+    CompactionRequest, DeleteRangeRequest, PutRequest, RangeRequest, TxnRequest,
+};
+
+/// What follows when a proposal was applied.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Then {
+    Reply,
+    /// The answer waits until the compaction has removed what it gave up.
+    ReplyWhenCompacted,
+}
+
+impl Core {
+    pub(super) fn put(&mut self, caller: Caller, message: Bytes) -> Answer {
+        let request: PutRequest = attempt!(decode(message.clone()));
+        if !self.node.admit(cost::put(&request)) {
+            return error::NO_SPACE.into();
+        }
+        attempt!(validate::put(&request));
+        self.propose(caller, Kind::Put, &message, Then::Reply)
+    }
+
+    pub(super) fn delete_range(&mut self, caller: Caller, message: Bytes) -> Answer {
+        let request: DeleteRangeRequest = attempt!(decode(message.clone()));
+        attempt!(validate::delete_range(&request));
+        self.propose(caller, Kind::DeleteRange, &message, Then::Reply)
+    }
+
+    pub(super) fn txn(&mut self, caller: Caller, message: Bytes) -> Answer {
+        let request: TxnRequest = attempt!(decode(message.clone()));
+        if !self.node.admit(cost::txn(&request)) {
+            return error::NO_SPACE.into();
+        }
+        attempt!(validate::txn(&request, self.options.max_txn_ops));
+        if !is_read_only(&request) {
+            return self.propose(caller, Kind::Txn, &message, Then::Reply);
+        }
+        if is_serializable(&request) {
+            return Answer::Now(self.txn_now(&request));
+        }
+        self.reads_new.push(Read::Txn(caller, request));
+        Answer::Later
+    }
+
+    pub(super) fn compact(&mut self, caller: Caller, message: Bytes) -> Answer {
+        let request: CompactionRequest = attempt!(decode(message.clone()));
+        let then = if request.physical { Then::ReplyWhenCompacted } else { Then::Reply };
+        self.propose(caller, Kind::Compaction, &message, then)
+    }
+
+    pub(super) fn range(&mut self, caller: Caller, message: Bytes) -> Answer {
+        let request: RangeRequest = attempt!(decode(message));
+        attempt!(validate::range(&request));
+        if request.serializable {
+            return Answer::Now(self.range_now(&request));
+        }
+        self.reads_new.push(Read::Range(caller, request));
+        Answer::Later
+    }
+
+    /// Answers a range from the applied state. Keys and values are copied once, from the store's
+    /// pages into the answer.
+    pub(super) fn range_now(&mut self, request: &RangeRequest) -> Result<Message, RpcError> {
+        let applier = &self.node.applier;
+        let mut message = Message::with_capacity(256);
+        self.current_header().encode(message.out());
+        let outcome = applier
+            .mvcc
+            .range(applier.store.view(), request, message.out())
+            .map_err(|error| self.read_error(error))?;
+        if outcome.more {
+            bool::encode(3, &true, message.out());
+        }
+        if outcome.count != 0 {
+            int64::encode(4, &outcome.count, message.out());
+        }
+        Ok(message)
+    }
+
+    pub(super) fn txn_now(&mut self, request: &TxnRequest) -> Result<Message, RpcError> {
+        let applier = &self.node.applier;
+        let reply = applier
+            .mvcc
+            .reader(applier.store.view())
+            .read_txn(request)
+            .map_err(|error| self.read_error(error))?;
+        Ok(Message::new(&self.header(reply.revision), &reply.body))
+    }
+
+    /// The error of a read. A damaged page is never served; the next turn stops the member.
+    pub(super) fn read_error(&self, error: MvccError) -> RpcError {
+        apply_error(&ApplyError::Mvcc(error))
+    }
+
+    /// Proposes a request as its client sent it. The answer comes when it is applied.
+    pub(super) fn propose(
+        &mut self,
+        caller: Caller,
+        kind: Kind,
+        message: &[u8],
+        then: Then,
+    ) -> Answer {
+        match self.node.propose(kind, message) {
+            Ok(id) => {
+                self.proposals.insert(id, Proposal { caller, then });
+                Answer::Later
+            }
+            Err(ProposeError::NoLeader) => error::NO_LEADER.into(),
+            Err(ProposeError::TooManyRequests) => error::TOO_MANY_REQUESTS.into(),
+            Err(ProposeError::TooLarge) => error::REQUEST_TOO_LARGE.into(),
+        }
+    }
+
+    pub(super) fn finish_proposal(&mut self, connections: &mut Connections, outcome: Outcome) {
+        let Some(Proposal { caller, then }) = self.proposals.remove(&outcome.id) else { return };
+        let result = match outcome.result {
+            Ok(reply) if then == Then::ReplyWhenCompacted => {
+                return self.physical.push((caller, reply.revision));
+            }
+            Ok(reply) => Ok(Message::new(&self.header(reply.revision), &reply.body)),
+            Err(error) => Err(apply_error(&error)),
+        };
+        self.reply(connections, caller, result);
+    }
+}
+
+/// etcd's code and text for an entry that changed nothing.
+fn apply_error(error: &ApplyError) -> RpcError {
+    match error {
+        ApplyError::LeaseNotFound => error::LEASE_NOT_FOUND,
+        ApplyError::LeaseExists => error::LEASE_EXISTS,
+        ApplyError::LeaseTtlTooLarge => error::LEASE_TTL_TOO_LARGE,
+        ApplyError::NoSpace => error::NO_SPACE,
+        ApplyError::Corrupt => error::CORRUPT,
+        ApplyError::Mvcc(MvccError::Compacted) => error::COMPACTED,
+        ApplyError::Mvcc(MvccError::FutureRevision) => error::FUTURE_REVISION,
+        ApplyError::Mvcc(MvccError::LeaseNotFound) => error::LEASE_NOT_FOUND,
+        ApplyError::Mvcc(MvccError::KeyNotFound) => error::KEY_NOT_FOUND,
+        ApplyError::Mvcc(MvccError::KeyTooLong) => error::REQUEST_TOO_LARGE,
+        ApplyError::Mvcc(MvccError::Corruption(corruption)) => {
+            RpcError::with(Code::DataLoss, corruption.to_string())
+        }
+    }
+}

@@ -1,0 +1,160 @@
+//! `etcdserverpb.Maintenance`: status, alarms, hashes, defragmentation.
+
+use bytes::Bytes;
+
+use super::connection::{Caller, Connections};
+use super::dispatch::{attempt, decode};
+use super::encode::Message;
+use super::error::RpcError;
+use super::kv::Then;
+use super::{Answer, Core, Read};
+use crate::apply::envelope::Kind;
+use crate::mvcc::{HashBucket, HashKv, MvccError};
+use crate::proto::etcdserverpb::alarm_request::AlarmAction;
+use crate::proto::etcdserverpb::{
+    AlarmRequest, AlarmType, DefragmentRequest, DefragmentResponse, DowngradeInfo, HashKvRequest,
+    HashKvResponse, HashRequest, HashResponse, StatusRequest, StatusResponse,
+};
+use crate::store::Corruption;
+use crate::version;
+
+/// Changes that one slice of a hash takes in, so that a slice stays far under a millisecond.
+const HASH_SLICE: usize = 512;
+/// Hashes at once; each reads the whole history.
+const HASHES_MAX: usize = 16;
+
+/// A hash in the making.
+pub struct HashTask {
+    caller: Caller,
+    /// For the header of the answer.
+    revision: i64,
+    work: Work,
+}
+
+enum Work {
+    Kv(HashKv),
+    Bucket(HashBucket),
+}
+
+impl Core {
+    pub(super) fn status(&mut self, message: Bytes) -> Answer {
+        let _: StatusRequest = attempt!(decode(message));
+        let raft = self.node.raft();
+        let applier = &self.node.applier;
+        let mut errors = Vec::new();
+        if raft.leader().is_none() {
+            errors.push("etcdserver: no leader".to_owned());
+        }
+        errors.extend(applier.alarms.all().iter().map(|raised| {
+            let name = AlarmType::try_from(raised.alarm).map_or("UNKNOWN", |alarm| alarm.as_str_name());
+            format!("memberID:{} alarm:{name} ", raised.member_id)
+        }));
+        let response = StatusResponse {
+            header: None,
+            version: version::VERSION.to_owned(),
+            db_size: applier.store.file_len() as i64,
+            leader: raft.leader().map_or(0, |leader| leader.0),
+            raft_index: raft.commit_index().0,
+            raft_term: raft.term().0,
+            raft_applied_index: applier.applied_index(),
+            errors,
+            db_size_in_use: applier.store.in_use_bytes() as i64,
+            is_learner: self.node.is_learner(),
+            storage_version: version::STORAGE_VERSION.to_owned(),
+            db_size_quota: self.node.quota_bytes().map_or(-1, |quota| quota as i64),
+            downgrade_info: Some(DowngradeInfo::default()),
+        };
+        let body = prost::Message::encode_to_vec(&response);
+        Answer::Now(Ok(Message::new(&self.current_header(), &body)))
+    }
+
+    pub(super) fn alarm(&mut self, caller: Caller, message: Bytes) -> Answer {
+        let request: AlarmRequest = attempt!(decode(message.clone()));
+        if request.action != AlarmAction::Get as i32 {
+            return self.propose(caller, Kind::Alarm, &message, Then::Reply);
+        }
+        self.reads_new.push(Read::Alarms(caller, request.alarm));
+        Answer::Later
+    }
+
+    pub(super) fn alarms_now(&mut self, alarm: i32) -> Result<Message, RpcError> {
+        let response = self.node.applier.alarms.get(alarm);
+        Ok(Message::new(&self.current_header(), &prost::Message::encode_to_vec(&response)))
+    }
+
+    pub(super) fn hash(&mut self, caller: Caller, message: Bytes) -> Answer {
+        let _: HashRequest = attempt!(decode(message));
+        self.start_hash(caller, Work::Bucket(HashBucket::begin(0)))
+    }
+
+    pub(super) fn hash_kv(&mut self, caller: Caller, message: Bytes) -> Answer {
+        let request: HashKvRequest = attempt!(decode(message));
+        let applier = &self.node.applier;
+        let reader = applier.mvcc.reader(applier.store.view());
+        let hash = HashKv::begin(&reader, request.revision);
+        let hash = attempt!(hash.map_err(|error| self.read_error(error)));
+        self.start_hash(caller, Work::Kv(hash))
+    }
+
+    fn start_hash(&mut self, caller: Caller, work: Work) -> Answer {
+        if self.hashes.len() >= HASHES_MAX {
+            return super::error::TOO_MANY_REQUESTS.into();
+        }
+        let revision = self.node.applier.mvcc.current_revision();
+        self.hashes.push_back(HashTask { caller, revision, work });
+        Answer::Later
+    }
+
+    /// One slice of the hash that waited longest.
+    pub(super) fn step_hashes(&mut self, connections: &mut Connections) -> Result<(), Corruption> {
+        let Some(mut task) = self.hashes.pop_front() else { return Ok(()) };
+        let applier = &self.node.applier;
+        let reader = applier.mvcc.reader(applier.store.view());
+        let step = match &mut task.work {
+            Work::Kv(hash) => hash.step(&reader, HASH_SLICE).map(|done| {
+                done.map(|value| {
+                    prost::Message::encode_to_vec(&HashKvResponse {
+                        header: None,
+                        hash: value.hash,
+                        compact_revision: value.compact_revision,
+                        hash_revision: value.hash_revision,
+                    })
+                })
+            }),
+            Work::Bucket(hash) => hash.step(&reader, HASH_SLICE).map(|done| {
+                let body = |hash| prost::Message::encode_to_vec(&HashResponse { header: None, hash });
+                done.map(body)
+            }),
+        };
+        let result = match step {
+            Ok(None) => {
+                self.hashes.push_back(task);
+                return Ok(());
+            }
+            Ok(Some(body)) => Ok(Message::new(&self.header(task.revision), &body)),
+            Err(MvccError::Corruption(corruption)) => return Err(corruption),
+            Err(error) => Err(self.read_error(error)),
+        };
+        self.reply(connections, task.caller, result);
+        Ok(())
+    }
+
+    /// Answers when the store has given back what it can.
+    pub(super) fn defragment(&mut self, caller: Caller, message: Bytes) -> Answer {
+        let _: DefragmentRequest = attempt!(decode(message));
+        tracing::info!("starting defragment");
+        let ticket = self.node.start_defragment();
+        self.defragments.push((caller, ticket));
+        Answer::Later
+    }
+
+    pub(super) fn finish_defragments(&mut self, connections: &mut Connections) {
+        let node = &self.node;
+        let done = self.defragments.extract_if(.., |(_, ticket)| node.defragmented(*ticket));
+        for (caller, _) in done.collect::<Vec<_>>() {
+            tracing::info!("finished defragment");
+            // This answer has no header.
+            self.reply(connections, caller, Ok(Message::of(&DefragmentResponse::default())));
+        }
+    }
+}

@@ -1,0 +1,190 @@
+//! What `/metrics` shows: etcd's names and labels, so that dashboards and alerts find them.
+//!
+//! Counters of this layer are kept here; what the node and the store know is read when it is asked
+//! for. The shell adds what only it can measure: times of the disk, and the process.
+
+use prometheus::{
+    Encoder, Gauge, Histogram, HistogramOpts, IntCounter, IntCounterVec, Opts, Registry,
+    TextEncoder, exponential_buckets,
+};
+
+use super::Core;
+use super::method::{METHODS, Method};
+use crate::grpc::Code;
+use crate::version;
+
+pub struct Metrics {
+    registry: Registry,
+    started: Vec<IntCounter>,
+    handled: IntCounterVec,
+    handled_ok: Vec<IntCounter>,
+    health_success: IntCounter,
+    health_failures: IntCounter,
+    values: Vec<(Gauge, fn(&Core) -> f64)>,
+    open_connections: Gauge,
+    /// Duration of one write of the log, in seconds.
+    pub wal_fsync_seconds: Histogram,
+    /// Duration of one checkpoint, in seconds.
+    pub backend_commit_seconds: Histogram,
+    /// Metrics of the process, as Prometheus text.
+    process: Box<dyn Fn() -> String>,
+}
+
+type Value = (&'static str, &'static str, fn(&Core) -> f64);
+
+const VALUES: &[Value] = &[
+    ("etcd_server_has_leader", "Whether a leader is known.", |core| {
+        f64::from(core.node.raft().leader().is_some())
+    }),
+    ("etcd_server_is_leader", "Whether this member leads.", |core| {
+        f64::from(core.node.raft().is_leader())
+    }),
+    ("etcd_server_is_learner", "Whether this member is a learner.", |core| {
+        f64::from(core.node.is_learner())
+    }),
+    ("etcd_server_proposals_committed_total", "Index of the last committed entry.", |core| {
+        core.node.raft().commit_index().0 as f64
+    }),
+    ("etcd_server_proposals_applied_total", "Index of the last applied entry.", |core| {
+        core.node.applier.applied_index() as f64
+    }),
+    ("etcd_server_proposals_pending", "Proposals that wait for their commit.", |core| {
+        core.node.pending_proposals() as f64
+    }),
+    ("etcd_server_quota_backend_bytes", "The quota of the store.", |core| {
+        core.node.quota_bytes().unwrap_or(0) as f64
+    }),
+    ("etcd_mvcc_db_total_size_in_bytes", "Size of the store's file.", |core| {
+        core.node.applier.store.file_len() as f64
+    }),
+    ("etcd_mvcc_db_total_size_in_use_in_bytes", "Bytes of the store in use.", |core| {
+        core.node.applier.store.in_use_bytes() as f64
+    }),
+    ("etcd_debugging_mvcc_current_revision", "The current revision.", |core| {
+        core.node.applier.mvcc.current_revision() as f64
+    }),
+    ("etcd_debugging_mvcc_compact_revision", "The revision of the last compaction.", |core| {
+        core.node.applier.mvcc.compact_revision() as f64
+    }),
+    ("etcd_debugging_mvcc_keys_total", "Keys at the current revision.", |core| {
+        core.node.applier.key_count().unwrap_or(0) as f64
+    }),
+    ("etcd_debugging_mvcc_watcher_total", "Watchers.", |core| core.hub.len() as f64),
+    ("etcd_debugging_mvcc_watch_stream_total", "Watch streams.", |core| core.progress.len() as f64),
+    ("etcd_debugging_mvcc_slow_watcher_total", "Watchers that catch up.", |core| {
+        core.hub.unsynced() as f64
+    }),
+    ("etcd_debugging_mvcc_events_total", "Events sent to watchers.", |core| {
+        core.hub.events_total as f64
+    }),
+    ("ringd_store_dirty_bytes", "Changed pages that no checkpoint has written yet.", |core| {
+        core.node.applier.store.dirty_bytes() as f64
+    }),
+    ("ringd_leases", "Leases.", |core| core.node.applier.lessor.len() as f64),
+];
+
+impl Metrics {
+    /// `process` gives the metrics of the process whenever they are asked for.
+    pub fn new(member_id: u64, process: Box<dyn Fn() -> String>) -> Metrics {
+        Metrics::build(member_id, process).expect("names and labels are constants, and differ")
+    }
+
+    fn build(member_id: u64, process: Box<dyn Fn() -> String>) -> prometheus::Result<Metrics> {
+        let registry = Registry::new();
+        let counters = |name: &str, help: &str, labels: &[&str]| {
+            let counters = IntCounterVec::new(Opts::new(name, help), labels)?;
+            registry.register(Box::new(counters.clone()))?;
+            Ok::<_, prometheus::Error>(counters)
+        };
+        let counter = |name: &str, help: &str| {
+            let counter = IntCounter::new(name, help)?;
+            registry.register(Box::new(counter.clone()))?;
+            Ok::<_, prometheus::Error>(counter)
+        };
+        let gauge = |name: &str, help: &str| {
+            let gauge = Gauge::new(name, help)?;
+            registry.register(Box::new(gauge.clone()))?;
+            Ok::<_, prometheus::Error>(gauge)
+        };
+        let seconds = |name: &str, help: &str| {
+            // etcd's buckets: from 1 ms, doubling, 14 of them.
+            let buckets = exponential_buckets(0.001, 2.0, 14)?;
+            let histogram = Histogram::with_opts(HistogramOpts::new(name, help).buckets(buckets))?;
+            registry.register(Box::new(histogram.clone()))?;
+            Ok::<_, prometheus::Error>(histogram)
+        };
+
+        let labels = ["grpc_method", "grpc_service", "grpc_type"];
+        let started = counters("grpc_server_started_total", "RPCs begun.", &labels)?;
+        let labels = ["grpc_code", "grpc_method", "grpc_service", "grpc_type"];
+        let handled = counters("grpc_server_handled_total", "RPCs ended.", &labels)?;
+        let info = |name: &str, help: &str, label: &str, value: &str| {
+            let info = counters(name, help, &[label])?;
+            info.with_label_values(&[value]).inc();
+            Ok::<_, prometheus::Error>(())
+        };
+        info("etcd_server_version", "The version that is claimed.", "server_version", version::VERSION)?;
+        info("etcd_cluster_version", "The cluster's version.", "cluster_version", version::CLUSTER_VERSION)?;
+        info("etcd_server_id", "The member's id.", "server_id", &format!("{member_id:x}"))?;
+        let values = VALUES.iter().map(|(name, help, value)| Ok((gauge(name, help)?, *value)));
+        Ok(Metrics {
+            started: METHODS
+                .iter()
+                .map(|known| started.with_label_values(&[known.name, known.service, known.kind.label()]))
+                .collect(),
+            handled_ok: METHODS
+                .iter()
+                .map(|known| {
+                    handled.with_label_values(&["OK", known.name, known.service, known.kind.label()])
+                })
+                .collect(),
+            handled,
+            health_success: counter("etcd_server_health_success", "Health checks that went well.")?,
+            health_failures: counter("etcd_server_health_failures", "Health checks that failed.")?,
+            values: values.collect::<prometheus::Result<_>>()?,
+            open_connections: gauge("ringd_connections", "Open connections.")?,
+            wal_fsync_seconds: seconds(
+                "etcd_disk_wal_fsync_duration_seconds",
+                "Time of one durable write of the log.",
+            )?,
+            backend_commit_seconds: seconds(
+                "etcd_disk_backend_commit_duration_seconds",
+                "Time of one checkpoint of the store.",
+            )?,
+            registry,
+            process,
+        })
+    }
+
+    pub(super) fn started(&mut self, method: Method) {
+        self.started[method as usize].inc();
+    }
+
+    pub(super) fn handled(&mut self, method: Method, code: Code) {
+        if code == Code::Ok {
+            return self.handled_ok[method as usize].inc();
+        }
+        let known = method.describe();
+        let labels = [code.name(), known.name, known.service, known.kind.label()];
+        self.handled.with_label_values(&labels).inc();
+    }
+
+    pub(super) fn health_checked(&mut self, healthy: bool) {
+        if healthy { self.health_success.inc() } else { self.health_failures.inc() }
+    }
+}
+
+impl Core {
+    pub(super) fn render_metrics(&self, connections: usize) -> String {
+        for (gauge, value) in &self.metrics.values {
+            gauge.set(value(self));
+        }
+        self.metrics.open_connections.set(connections as f64);
+        let mut text = Vec::new();
+        TextEncoder::new()
+            .encode(&self.metrics.registry.gather(), &mut text)
+            .expect("a vector grows, and every metric has a value");
+        let text = String::from_utf8(text).expect("names, labels and numbers are UTF-8");
+        text + &(self.metrics.process)()
+    }
+}

@@ -1,0 +1,476 @@
+//! The server as a state machine: requests in, proposals and reads, answers out.
+//!
+//! The shell hands in the bytes of connections, the time and the completions of disk operations,
+//! and takes out bytes and disk operations; it decides nothing. One file for each service; one
+//! table (`method`) of what is answered at all.
+//!
+//! The life of a call: `receive` parses, validates and proposes (or notes a read); `turn` moves the
+//! node and hands its outcomes back to the callers; connections with something to send are listed
+//! once a turn (`drain_dirty`), so that each sends once.
+//!
+//! Every queue has its bound in `limits`.
+
+mod cluster;
+mod connection;
+mod dispatch;
+mod encode;
+mod error;
+mod health;
+mod http1;
+mod keepalive;
+mod kv;
+mod lease;
+mod limits;
+mod maintenance;
+mod method;
+mod metrics;
+mod range_stream;
+mod validate;
+mod watch;
+
+use std::collections::{BTreeMap, VecDeque};
+
+use bytes::Bytes;
+use rustc_hash::FxHashMap;
+
+pub use connection::ConnId;
+pub use limits::PENDING_PROPOSALS_MAX;
+pub use metrics::Metrics;
+
+use crate::apply::Notice;
+use crate::grpc::Code;
+use crate::h2::{self, ErrorCode};
+use crate::lease::LeaseId;
+use crate::mvcc::watch::WatchHub;
+use crate::node::{Node, Output};
+use crate::store::{self, Corruption};
+use connection::{Call, Caller, Connections, Protocol, StreamKey};
+use encode::{Header, Message};
+use error::RpcError;
+use maintenance::HashTask;
+
+/// What a listener serves.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ListenerKind {
+    Client,
+    /// `--listen-metrics-urls`: HTTP/1.1 only.
+    Metrics,
+}
+
+/// The settings of the request layer.
+#[derive(Clone, Debug)]
+pub struct Options {
+    pub max_txn_ops: usize,
+    pub max_request_bytes: usize,
+    /// A request without an answer after so long is given up (etcd: 5 s + 2 election timeouts).
+    pub request_timeout_ms: u64,
+    pub progress_interval_ms: u64,
+    /// Bounds of each HTTP/2 connection.
+    pub h2: h2::Limits,
+}
+
+/// An answer: now, or when the node has got that far.
+enum Answer {
+    Now(Result<Message, RpcError>),
+    Later,
+}
+
+impl From<RpcError> for Answer {
+    fn from(error: RpcError) -> Answer {
+        Answer::Now(Err(error))
+    }
+}
+
+/// A proposal that somebody waits for.
+struct Proposal {
+    caller: Caller,
+    then: kv::Then,
+}
+
+/// A read that waits for its linearization point.
+enum Read {
+    Range(Caller, crate::proto::etcdserverpb::RangeRequest),
+    Txn(Caller, crate::proto::etcdserverpb::TxnRequest),
+    RangeStream(StreamKey),
+    MemberList(Caller),
+    Alarms(Caller, i32),
+    Http(ConnId, http1::Request),
+}
+
+pub struct Server {
+    core: Core,
+    connections: Connections,
+}
+
+/// Everything but the connections.
+struct Core {
+    node: Node,
+    hub: WatchHub,
+    options: Options,
+    metrics: Metrics,
+    proposals: FxHashMap<u64, Proposal>,
+    /// Reads since the last turn, and reads whose point has been asked for, by context.
+    reads_new: Vec<Read>,
+    reads_asked: VecDeque<(u64, Vec<Read>)>,
+    /// Reads that are asked for again in the next turn, which nothing hastens.
+    reads_lost: Vec<Read>,
+    read_context: u64,
+    /// Compact calls with `physical`, until the compaction is done.
+    physical: Vec<(Caller, i64)>,
+    defragments: Vec<(Caller, u64)>,
+    hashes: VecDeque<HashTask>,
+    stopping: bool,
+    /// RangeStream calls that wait for their connection to take more.
+    streaming: VecDeque<StreamKey>,
+    /// Keep-alives of leases that have expired and are not revoked yet.
+    expiring: FxHashMap<LeaseId, Vec<StreamKey>>,
+    /// When watch streams look at the progress of their watchers.
+    progress: BTreeMap<(u64, StreamKey), ()>,
+    output: Output,
+    next_scan_ms: u64,
+    /// A connection has taken output that something waited for.
+    drained: bool,
+    /// Watchers, or range streams, have more to send at once.
+    behind_watchers: bool,
+    behind_streams: bool,
+}
+
+impl Server {
+    pub fn new(node: Node, options: Options, metrics: Metrics, now_ms: u64) -> Server {
+        let revision = node.applier.mvcc.current_revision();
+        Server {
+            core: Core {
+                node,
+                hub: WatchHub::new(revision),
+                options,
+                metrics,
+                proposals: FxHashMap::default(),
+                reads_new: Vec::new(),
+                reads_asked: VecDeque::new(),
+                reads_lost: Vec::new(),
+                read_context: 0,
+                physical: Vec::new(),
+                defragments: Vec::new(),
+                hashes: VecDeque::new(),
+                stopping: false,
+                streaming: VecDeque::new(),
+                expiring: FxHashMap::default(),
+                progress: BTreeMap::new(),
+                output: Output::default(),
+                next_scan_ms: now_ms,
+                drained: false,
+                behind_watchers: false,
+                behind_streams: false,
+            },
+            connections: Connections::default(),
+        }
+    }
+
+    /// Whether requests can be served: a leader is known and has committed in its term.
+    pub fn is_ready(&self) -> bool {
+        self.core.node.is_ready()
+    }
+
+    pub fn node(&self) -> &Node {
+        &self.core.node
+    }
+
+    pub fn metrics(&mut self) -> &mut Metrics {
+        &mut self.core.metrics
+    }
+
+    /// A new connection, unless there are too many.
+    pub fn connect(&mut self, kind: ListenerKind, _now_ms: u64) -> Option<ConnId> {
+        if self.core.stopping {
+            return None;
+        }
+        self.connections.insert(kind == ListenerKind::Metrics)
+    }
+
+    /// The peer has closed, or the connection broke.
+    pub fn disconnect(&mut self, id: ConnId) {
+        let Some(mut connection) = self.connections.remove(id) else { return };
+        for (stream, call) in connection.calls.drain() {
+            self.core.abandon(StreamKey::new(id, stream), call);
+        }
+    }
+
+    pub fn drain_dirty(&mut self, into: &mut Vec<ConnId>) {
+        self.connections.drain_dirty(into);
+    }
+
+    pub fn take_output(&mut self, id: ConnId, max: usize, out: &mut Vec<u8>) {
+        self.connections.take_output(id, max, out);
+        let waiting = !self.core.streaming.is_empty() || self.core.hub.unsynced() > 0;
+        self.core.drained |= waiting && !out.is_empty();
+    }
+
+    pub fn should_close(&mut self, id: ConnId) -> bool {
+        self.connections.should_close(id)
+    }
+
+    pub fn wants_read(&mut self, id: ConnId) -> bool {
+        !self.core.node.is_choked()
+            && self.connections.get(id).is_some_and(|connection| connection.wants_read())
+    }
+
+    /// Bytes that arrived on a connection.
+    pub fn receive(&mut self, id: ConnId, input: Bytes, now_ms: u64) {
+        let Some(connection) = self.connections.touch(id) else { return };
+        let Some(input) = connection.sniff(input, &self.core.options.h2) else { return };
+        match &mut connection.protocol {
+            Protocol::Unknown(_) => {}
+            Protocol::Http2(h2) => {
+                let fatal = h2.receive(input, now_ms).is_err();
+                self.drain_events(id, now_ms);
+                if fatal && let Some(connection) = self.connections.touch(id) {
+                    connection.close_after_flush();
+                }
+            }
+            Protocol::Http1(http1) => {
+                http1.receive(&input);
+                self.core.serve_http1(&mut self.connections, id);
+            }
+        }
+    }
+
+    /// Moves everything forward. `Err` means that the store is damaged: the member must stop.
+    pub fn turn(&mut self, now_ms: u64) -> Result<(), Corruption> {
+        let core = &mut self.core;
+        core.drained = false;
+        core.ask_reads();
+        let mut output = std::mem::take(&mut core.output);
+        let result = core.node.turn(now_ms, &mut output);
+        for outcome in output.outcomes.drain(..) {
+            core.finish_proposal(&mut self.connections, outcome);
+        }
+        for notice in output.notices.drain(..) {
+            core.notice(&mut self.connections, notice, now_ms);
+        }
+        for context in output.lost_reads.drain(..) {
+            core.ask_again(context);
+        }
+        for context in output.reads.drain(..) {
+            core.finish_reads(&mut self.connections, context);
+        }
+        core.output = output;
+        result?;
+        core.feed_watchers(&mut self.connections)?;
+        core.feed_streams(&mut self.connections);
+        core.step_hashes(&mut self.connections)?;
+        core.finish_waiting(&mut self.connections);
+        core.notify_progress(&mut self.connections, now_ms);
+        core.give_up(&mut self.connections, now_ms);
+        self.connections.timeout(now_ms);
+        Ok(())
+    }
+
+    /// Begins the end: clients are told to go elsewhere, streams end, calls in progress are finished.
+    pub fn stop(&mut self, _now_ms: u64) {
+        self.core.stopping = true;
+        for id in self.connections.ids() {
+            let Some(connection) = self.connections.touch(id) else { continue };
+            let streams: Vec<_> = connection.calls.iter().map(|(stream, call)| (*stream, call.is_stream())).collect();
+            for (stream, _) in streams.into_iter().filter(|(_, endless)| *endless) {
+                self.fail(id, stream, error::STOPPED);
+            }
+            let Some(connection) = self.connections.touch(id) else { continue };
+            match connection.h2() {
+                Some(h2) => h2.go_away(ErrorCode::NO_ERROR, b""),
+                None => connection.close_after_flush(),
+            }
+        }
+    }
+
+    /// Whether, after `stop`, no call waits for an answer.
+    pub fn is_drained(&self) -> bool {
+        let core = &self.core;
+        core.proposals.is_empty() && core.reads_new.is_empty() && core.reads_asked.is_empty()
+    }
+
+    /// When `turn` has to be called at the latest.
+    pub fn next_deadline(&self, now_ms: u64) -> u64 {
+        let core = &self.core;
+        let busy = core.drained || core.behind_watchers || core.behind_streams;
+        if busy || !core.reads_new.is_empty() || !core.hashes.is_empty() {
+            return now_ms;
+        }
+        let mut deadline = core.node.next_deadline(now_ms).min(self.connections.next_timeout());
+        if !core.proposals.is_empty() || !core.reads_asked.is_empty() || !core.reads_lost.is_empty() {
+            deadline = deadline.min(core.next_scan_ms);
+        }
+        if let Some(((due, _), ())) = core.progress.first_key_value() {
+            deadline = deadline.min(*due);
+        }
+        deadline
+    }
+
+    pub fn next_log_op(&mut self) -> Option<(wal::OpId, wal::Op)> {
+        self.core.node.next_log_op()
+    }
+
+    pub fn log_op_done(&mut self, op: wal::OpId) {
+        self.core.node.log_op_done(op);
+    }
+
+    pub fn log_no_space(&mut self, op: wal::OpId) {
+        self.core.node.log_no_space(op);
+    }
+
+    pub fn next_store_op(&mut self) -> Option<(store::OpId, store::Op)> {
+        self.core.node.next_store_op()
+    }
+
+    pub fn store_op_done(&mut self, op: store::OpId, now_ms: u64) {
+        self.core.node.store_op_done(op, now_ms);
+    }
+
+    pub fn store_no_space(&mut self, op: store::OpId, now_ms: u64) {
+        self.core.node.store_no_space(op, now_ms);
+    }
+}
+
+impl Core {
+    fn header(&self, revision: i64) -> Header {
+        let metadata = self.node.metadata();
+        Header {
+            cluster_id: metadata.cluster_id,
+            member_id: metadata.member_id,
+            revision,
+            raft_term: self.node.raft().term().0,
+        }
+    }
+
+    fn current_header(&self) -> Header {
+        self.header(self.node.applier.mvcc.current_revision())
+    }
+
+    /// The bound on one message of a client.
+    fn message_bytes_max(&self) -> usize {
+        self.options.max_request_bytes + limits::GRPC_OVERHEAD_BYTES
+    }
+
+    /// One linearization point for all reads since the last turn.
+    fn ask_reads(&mut self) {
+        self.reads_new.append(&mut self.reads_lost);
+        if self.reads_new.is_empty() {
+            return;
+        }
+        self.read_context += 1;
+        self.node.read(self.read_context);
+        self.reads_asked.push_back((self.read_context, std::mem::take(&mut self.reads_new)));
+    }
+
+    /// Reads whose question was lost are asked again with the next turn's.
+    fn ask_again(&mut self, context: u64) {
+        if let Some(at) = self.reads_asked.iter().position(|(asked, _)| *asked == context)
+            && let Some((_, reads)) = self.reads_asked.remove(at)
+        {
+            self.reads_lost.extend(reads);
+        }
+    }
+
+    fn finish_reads(&mut self, connections: &mut Connections, context: u64) {
+        let Some(at) = self.reads_asked.iter().position(|(asked, _)| *asked == context) else {
+            return;
+        };
+        let Some((_, reads)) = self.reads_asked.remove(at) else { return };
+        for read in reads {
+            self.finish_read(connections, read);
+        }
+    }
+
+    fn finish_read(&mut self, connections: &mut Connections, read: Read) {
+        let (caller, result) = match read {
+            Read::Range(caller, request) => (caller, self.range_now(&request)),
+            Read::Txn(caller, request) => (caller, self.txn_now(&request)),
+            Read::MemberList(caller) => (caller, self.member_list_now()),
+            Read::Alarms(caller, alarm) => (caller, self.alarms_now(alarm)),
+            Read::RangeStream(key) => return self.start_range_stream(connections, key),
+            Read::Http(id, request) => return self.answer_http(connections, id, request, true),
+        };
+        self.reply(connections, caller, result);
+    }
+
+    fn reply(
+        &mut self,
+        connections: &mut Connections,
+        caller: Caller,
+        result: Result<Message, RpcError>,
+    ) {
+        let code = result.as_ref().err().map_or(Code::Ok, |error| error.code);
+        self.metrics.handled(caller.method, code);
+        connections.reply(caller, result);
+    }
+
+    fn notice(&mut self, connections: &mut Connections, notice: Notice, now_ms: u64) {
+        match notice {
+            Notice::LeaseRevoked(id) => self.lease_revoked(connections, id, now_ms),
+            Notice::AlarmsChanged => {}
+        }
+    }
+
+    /// Calls that wait for work in the background to be done.
+    fn finish_waiting(&mut self, connections: &mut Connections) {
+        if !self.physical.is_empty() && !self.node.applier.mvcc.compaction_pending() {
+            for (caller, revision) in std::mem::take(&mut self.physical) {
+                let message = Message::new(&self.header(revision), b"");
+                self.reply(connections, caller, Ok(message));
+            }
+        }
+        self.finish_defragments(connections);
+    }
+
+    /// Gives up calls whose time is over. Their proposals may still be applied.
+    fn give_up(&mut self, connections: &mut Connections, now_ms: u64) {
+        if now_ms < self.next_scan_ms {
+            return;
+        }
+        self.next_scan_ms = now_ms + limits::DEADLINE_SCAN_MS;
+        let mut late: Vec<Caller> = Vec::new();
+        self.proposals.retain(|_, proposal| {
+            let over = proposal.caller.deadline_ms <= now_ms;
+            if over {
+                late.push(proposal.caller);
+            }
+            !over
+        });
+        let asked = self.reads_asked.iter_mut().map(|(_, reads)| reads);
+        for reads in asked.chain([&mut self.reads_lost]) {
+            reads.retain(|read| match read.caller() {
+                Some(caller) if caller.deadline_ms <= now_ms => {
+                    late.push(caller);
+                    false
+                }
+                _ => true,
+            });
+        }
+        for caller in late {
+            self.reply(connections, caller, Err(error::TIMEOUT));
+        }
+    }
+
+    /// A stream has gone away.
+    fn abandon(&mut self, key: StreamKey, call: Call) {
+        match call {
+            Call::Watch(call) => self.end_watches(key, call),
+            Call::Open(_)
+            | Call::Waiting
+            | Call::KeepAlive(_)
+            | Call::RangeStream(_)
+            | Call::HealthWatch => {}
+        }
+    }
+}
+
+impl Read {
+    fn caller(&self) -> Option<Caller> {
+        match self {
+            Read::Range(caller, _)
+            | Read::Txn(caller, _)
+            | Read::MemberList(caller)
+            | Read::Alarms(caller, _) => Some(*caller),
+            Read::RangeStream(_) | Read::Http(..) => None,
+        }
+    }
+}
