@@ -25,6 +25,8 @@ mod receive;
 mod send;
 mod settings;
 mod streams;
+#[cfg(test)]
+mod tests;
 
 pub mod hpack;
 pub mod stream;

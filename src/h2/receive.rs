@@ -318,8 +318,8 @@ impl Connection {
         if id <= self.highest_stream {
             return self.on_trailers(id, end_stream, depends_on_itself, block);
         }
-        self.highest_stream = id;
         let head = self.decode_request(id, block)?;
+        self.highest_stream = id;
         if self.last_served.is_some() {
             return Ok(());
         }
