@@ -1,6 +1,6 @@
-//! The clock. Everything below the shell is given its time as a number.
+//! The clocks. Everything below the shell is given its time as a number.
 
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 /// Monotonic milliseconds since the clock was made, which is when the process started to serve.
 #[derive(Clone, Copy, Debug)]
@@ -22,6 +22,12 @@ impl Clock {
     pub fn until(&self, at_ms: u64) -> Duration {
         Duration::from_millis(at_ms).saturating_sub(self.started.elapsed())
     }
+}
+
+/// Milliseconds since 1970, for numbers that must differ from one start to the next.
+pub fn unix_ms() -> u64 {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
 }
 
 #[cfg(test)]

@@ -21,7 +21,7 @@
 
 use super::files;
 use std::fs::{File, TryLockError};
-use std::io::{self, Read};
+use std::io;
 use std::path::{Path, PathBuf};
 
 /// Version of the layout and of the formats in it.
@@ -78,11 +78,11 @@ pub struct DataDir {
 
 impl DataDir {
     /// Opens the directory, or makes it when there is none. `initial_store` gives the content of
-    /// the store file of a new member.
+    /// the store file of a new member, and is given a random number to be told from others by.
     pub fn open(
         data_dir: &Path,
         wal_dir: Option<&Path>,
-        initial_store: impl FnOnce() -> Vec<u8>,
+        initial_store: impl FnOnce(u64) -> Vec<u8>,
     ) -> Result<DataDir, DataDirError> {
         let names = Names::new(data_dir, wal_dir);
         names.refuse_etcd()?;
@@ -101,8 +101,9 @@ impl DataDir {
         }
         if !names.root.exists() {
             names.refuse_foreign_log()?;
-            let identity = random_identity().map_err(unusable(Path::new("/dev/urandom")))?;
-            let image = initial_store();
+            let identity: Identity =
+                files::random().map_err(unusable(Path::new("/dev/urandom")))?;
+            let image = initial_store(u128::from_be_bytes(identity) as u64);
             for step in STEPS {
                 names.initialise(step, identity, &image)?;
             }
@@ -309,12 +310,6 @@ fn remove_tree(path: &Path) -> io::Result<()> {
 
 fn read_text(path: &Path) -> Result<String, String> {
     std::fs::read_to_string(path).map_err(|error| error.to_string())
-}
-
-fn random_identity() -> io::Result<Identity> {
-    let mut identity = Identity::default();
-    File::open("/dev/urandom")?.read_exact(&mut identity)?;
-    Ok(identity)
 }
 
 fn format_text(identity: Identity) -> String {

@@ -4,7 +4,7 @@ use std::os::unix::fs::PermissionsExt;
 const IMAGE: &[u8] = b"an empty store";
 
 fn open(data_dir: &Path, wal_dir: Option<&Path>) -> Result<DataDir, DataDirError> {
-    DataDir::open(data_dir, wal_dir, || IMAGE.to_vec())
+    DataDir::open(data_dir, wal_dir, |_| IMAGE.to_vec())
 }
 
 fn write(path: PathBuf, content: &[u8]) {

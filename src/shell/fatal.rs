@@ -32,3 +32,13 @@ pub fn disk(operation: &str, path: &Path, offset: Option<u64>, error: &dyn Displ
     }
     std::process::exit(EXIT_FATAL.into())
 }
+
+/// Committed data that fails its checksum: it must not be served, and cannot be repaired here.
+pub fn corruption(what: &dyn Display) -> ! {
+    tracing::error!(
+        target: FATAL,
+        error = %what,
+        "the store is damaged; the member stops, restore it from a backup or from the other members"
+    );
+    std::process::exit(EXIT_FATAL.into())
+}

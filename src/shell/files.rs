@@ -2,7 +2,7 @@
 //! thread, never for the loop.
 
 use std::fs::{DirBuilder, File, OpenOptions};
-use std::io::{self, Write};
+use std::io::{self, Read, Write};
 use std::os::fd::AsRawFd;
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::Path;
@@ -67,9 +67,20 @@ pub fn open_or_create(path: &Path) -> io::Result<File> {
 /// Before the first read of a file: what an earlier process wrote and did not sync may be in the
 /// page cache only, and a power cut later would take it back.
 ///
+/// First it waits until no write of that process is under way. One that was killed may be gone, its
+/// lock on the data directory with it, while the kernel still carries out a write that io_uring had
+/// taken: it would land on top of what we write after looking. Such a write keeps its open file
+/// alive, and with it the lock of [`hold`].
+///
 /// After an unclean stop the cache is not believed at all. A page whose write-back failed looks
 /// clean and newer than the disk, and the process that was told of it is gone.
 pub fn settle(file: &File, unclean: bool) -> io::Result<()> {
+    match file.lock() {
+        Ok(()) => file.unlock()?,
+        // No locks here, as on some network file systems; then there is no way to know.
+        Err(error) if no_locks(&error) => {}
+        Err(error) => return Err(error),
+    }
     file.sync_all()?;
     if unclean {
         // SAFETY: only the descriptor is handed over, and it is open. The answer is not needed:
@@ -77,6 +88,20 @@ pub fn settle(file: &File, unclean: bool) -> io::Result<()> {
         unsafe { libc::posix_fadvise(file.as_raw_fd(), 0, 0, libc::POSIX_FADV_DONTNEED) };
     }
     Ok(())
+}
+
+/// Marks an open file as one that writes are made through, for as long as it or a write is there.
+pub fn hold(file: &impl AsRawFd) -> io::Result<()> {
+    // SAFETY: only numbers are handed over, and the caller's file is open.
+    if unsafe { libc::flock(file.as_raw_fd(), libc::LOCK_EX | libc::LOCK_NB) } == 0 {
+        return Ok(());
+    }
+    let error = io::Error::last_os_error();
+    if no_locks(&error) { Ok(()) } else { Err(error) }
+}
+
+fn no_locks(error: &io::Error) -> bool {
+    matches!(error.raw_os_error(), Some(libc::ENOLCK | libc::EOPNOTSUPP | libc::ENOSYS))
 }
 
 /// Reserves space for `len` bytes. `Ok(false)` where the file system has no such call.
@@ -94,6 +119,13 @@ pub fn preallocate(file: &File, len: u64) -> io::Result<bool> {
             _ => return Err(error),
         }
     }
+}
+
+/// Bytes nobody can guess, for identities and seeds.
+pub fn random<const LEN: usize>() -> io::Result<[u8; LEN]> {
+    let mut bytes = [0; LEN];
+    File::open("/dev/urandom")?.read_exact(&mut bytes)?;
+    Ok(bytes)
 }
 
 /// The errors that mean a full disk, not a broken one: no space, or no quota.
@@ -130,6 +162,22 @@ mod tests {
         replace_durably(&path, b"two").unwrap();
         assert_eq!(std::fs::read(&path).unwrap(), b"two");
         assert_eq!(std::fs::read_dir(temp.path()).unwrap().count(), 1);
+    }
+
+    #[test]
+    fn a_file_is_not_read_while_writes_are_made_through_it() {
+        let temp = tempfile::tempdir().unwrap();
+        let path = temp.path().join("segment");
+        let writer = create(&path).unwrap();
+        hold(&writer).unwrap();
+        let (told, tell) = std::sync::mpsc::channel();
+        let reader = std::thread::spawn(move || {
+            settle(&File::open(path).unwrap(), true).unwrap();
+            tell.try_recv().is_ok()
+        });
+        told.send(()).unwrap();
+        drop(writer);
+        assert!(reader.join().unwrap(), "it settled while the writer was there");
     }
 
     #[test]

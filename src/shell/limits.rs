@@ -37,6 +37,11 @@ pub const FDS_RESERVED: u64 = 150;
 /// Backlog of a listening socket; the kernel cuts it to net.core.somaxconn.
 pub const LISTEN_BACKLOG: i32 = 4096;
 
+/// How long an address in use is tried again. The kernel was seen to hold a killed process's
+/// listening socket for some milliseconds.
+pub const BIND_PATIENCE: Duration = Duration::from_secs(1);
+pub const BIND_RETRY: Duration = Duration::from_millis(20);
+
 /// TCP keep-alive period of accepted connections: etcd's.
 pub const TCP_KEEPALIVE_SECONDS: i32 = 30;
 
@@ -48,21 +53,28 @@ pub const LINGER: Duration = Duration::from_secs(1);
 pub const ACCEPT_RETRY: Duration = Duration::from_millis(100);
 
 /// A stop that takes longer ends anyway: whoever stops us is promised an end within 1.5 s.
-pub const STOP_GRACE_MS: u64 = 1_200;
+pub const STOP_GRACE_MS: u64 = 1_000;
 
-/// Store writes handed to the kernel at one time. Enough to keep a disk's queue busy, small enough
-/// that a log write does not wait behind a whole checkpoint.
-pub const STORE_WRITES_IN_FLIGHT_MAX: usize = 16;
+/// Store operations handed to the kernel at one time. The store has a bound of its own below this;
+/// this one keeps the ring's queue (`RING_DEPTH`) from being filled by any change of that.
+pub const STORE_OPS_IN_FLIGHT_MAX: usize = 32;
 
-/// Segment files are zeroed in pieces of this size, one at a time, so that a log write waits behind
+/// Files are zeroed in pieces of this size, one at a time, so that a log write waits behind
 /// one piece at most.
 pub const ZERO_PIECE_BYTES: usize = 256 << 10;
 
 /// Alignment of memory, offsets and lengths for O_DIRECT: the largest logical block size in use.
 pub const DIRECT_ALIGN: usize = 4096;
 
-/// Store writes that lie side by side are joined up to this size.
-pub const STORE_RUN_BYTES_MAX: usize = 256 << 10;
-
 /// How long tasks that are ready may run before completions are looked at again.
 pub const PREEMPT_TIMER: Duration = Duration::from_millis(1);
+
+/// From this many connections to send to on, a log write is handed to the kernel first. Below, the
+/// extra pass through the event loop costs more than the sends would delay the write.
+pub const FENCE_CONNECTIONS_MIN: usize = 4;
+
+/// Addresses reserved for the store's file to grow into: just above what a store can be (511 GiB).
+pub const MAP_RESERVE_BYTES: u64 = 512 << 30;
+
+/// Where addresses are limited, less is reserved; below this there is no use in starting.
+pub const MAP_RESERVE_BYTES_MIN: u64 = 1 << 30;

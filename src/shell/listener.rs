@@ -3,7 +3,7 @@
 //! Binding early turns a port in use into an error at once. Until the server is ready, clients'
 //! connections wait in the backlog, which to them looks like a server that is slow to answer.
 
-use super::limits::{ACCEPT_RETRY, LISTEN_BACKLOG, TCP_KEEPALIVE_SECONDS};
+use super::limits::{ACCEPT_RETRY, BIND_RETRY, LISTEN_BACKLOG, TCP_KEEPALIVE_SECONDS};
 use super::reactor::Core;
 use crate::config::{Address, Url};
 use crate::rpc::ListenerKind;
@@ -13,6 +13,7 @@ use std::net::{SocketAddr, ToSocketAddrs};
 use std::os::fd::{AsRawFd, FromRawFd, IntoRawFd, OwnedFd, RawFd};
 use std::path::Path;
 use std::rc::Rc;
+use std::time::Duration;
 
 /// A bound socket that nobody accepts from yet.
 #[derive(Debug)]
@@ -24,17 +25,32 @@ pub struct Bound {
 }
 
 /// Binds where `url` says. The error is one line that names the address.
-pub fn bind(kind: ListenerKind, url: &Url) -> Result<Bound, String> {
-    let (name, bound) = match &url.address {
+///
+/// An address in use is tried again for `patience`: after a process was killed, the kernel takes
+/// down its io_uring in the background, and the accept that was pending there holds the socket.
+pub fn bind(kind: ListenerKind, url: &Url, patience: Duration) -> Result<Bound, String> {
+    let mut tries_left = patience.as_millis() / BIND_RETRY.as_millis();
+    loop {
+        let (name, bound) = try_bind(url);
+        match bound {
+            Ok(socket) => return Ok(Bound { kind, name, socket }),
+            Err(error) if error.kind() == io::ErrorKind::AddrInUse && tries_left > 0 => {
+                tries_left -= 1;
+                std::thread::sleep(BIND_RETRY);
+            }
+            Err(error) => return Err(format!("cannot listen on {name}: {error}")),
+        }
+    }
+}
+
+/// The name of the address, and the socket.
+fn try_bind(url: &Url) -> (String, io::Result<OwnedFd>) {
+    match &url.address {
         Address::Tcp { host, port } => (
             if host.contains(':') { format!("[{host}]:{port}") } else { format!("{host}:{port}") },
             bind_tcp(host, *port),
         ),
         Address::Unix { path } => (path.clone(), bind_unix(Path::new(path))),
-    };
-    match bound {
-        Ok(socket) => Ok(Bound { kind, name, socket }),
-        Err(error) => Err(format!("cannot listen on {name}: {error}")),
     }
 }
 
@@ -137,7 +153,7 @@ mod tests {
     use super::*;
 
     fn bind(url: &str) -> Result<Bound, String> {
-        super::bind(ListenerKind::Client, &Url::parse(url).unwrap())
+        super::bind(ListenerKind::Client, &Url::parse(url).unwrap(), Duration::ZERO)
     }
 
     #[test]

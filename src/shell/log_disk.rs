@@ -11,10 +11,10 @@
 //! stays out of use. It also panics on block devices that sysfs describes in a way it does not know;
 //! `describable` looks before it does.
 
-use super::fatal;
 use super::glommio_files::{self, blocking, plain, short};
 use super::limits::DIRECT_ALIGN;
 use super::segments::{self, Created};
+use super::{fatal, files};
 use glommio::io::{BufferedFile, DmaFile, OpenOptions};
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
@@ -116,16 +116,31 @@ pub struct LogDisk {
     durability: Durability,
     open: RefCell<HashMap<SegmentId, Segment>>,
     write_in_flight: Cell<bool>,
+    /// `/dev/null`, for `fence`.
+    null: BufferedFile,
 }
 
 impl LogDisk {
-    pub fn new(dir: &Path, durability: Durability) -> LogDisk {
-        LogDisk {
+    pub async fn open(dir: &Path, durability: Durability) -> io::Result<LogDisk> {
+        let null =
+            OpenOptions::new().write(true).buffered_open("/dev/null").await.map_err(plain)?;
+        Ok(LogDisk {
             dir: dir.to_owned(),
             durability,
             open: RefCell::default(),
             write_in_flight: Cell::new(false),
-        }
+            null,
+        })
+    }
+
+    /// Returns when everything that was started before has been handed to the kernel.
+    ///
+    /// glommio submits when no task can run any more, so a log write that is started before a
+    /// hundred sockets are sent to would begin a hundred system calls later. A write of nothing
+    /// goes through the same queue behind it, and the kernel completes it on the spot.
+    pub async fn fence(&self) {
+        // Whatever it answers, it has been submitted.
+        let _ = self.null.write_at(Vec::new(), 0).await;
     }
 
     pub fn write_in_flight(&self) -> bool {
@@ -196,7 +211,14 @@ impl LogDisk {
                 options.buffered_open(&path).await.map(|file| Segment::Buffered(Rc::new(file)))
             }
         };
-        match opened {
+        let held = opened.map_err(plain).and_then(|file| {
+            match &file {
+                Segment::Direct(file) => files::hold(&**file)?,
+                Segment::Buffered(file) => files::hold(&**file)?,
+            }
+            Ok(file)
+        });
+        match held {
             Ok(file) => {
                 self.open.borrow_mut().insert(segment, file.clone());
                 file

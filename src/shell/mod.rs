@@ -42,7 +42,7 @@ use crate::rpc::ListenerKind;
 use clock::Clock;
 use data_dir::DataDir;
 use glommio::{LocalExecutorBuilder, Placement};
-use limits::{IO_MEMORY_BYTES, PREEMPT_TIMER, RING_DEPTH, STOP_GRACE_MS};
+use limits::{BIND_PATIENCE, IO_MEMORY_BYTES, PREEMPT_TIMER, RING_DEPTH, STOP_GRACE_MS};
 use listener::Bound;
 use log_disk::LogDisk;
 use reactor::{Core, Ended};
@@ -89,7 +89,9 @@ fn serve(config: &Config) -> Result<(), String> {
         .make()
         .map_err(|error| format!("cannot start the event loop: {error}"))?;
     let ended = executor.run(async {
-        let log_disk = LogDisk::new(data_dir.wal_path(), durability);
+        let log_disk = LogDisk::open(data_dir.wal_path(), durability)
+            .await
+            .map_err(|error| format!("cannot open /dev/null: {error}"))?;
         let store_path = data_dir.store_path();
         let store_disk = StoreDisk::open(&store_path, config.unsafe_no_fsync)
             .await
@@ -111,7 +113,7 @@ fn serve(config: &Config) -> Result<(), String> {
 fn bind_all(config: &Config) -> Result<Vec<Bound>, String> {
     let clients = config.listen_client_urls.iter().map(|url| (ListenerKind::Client, url));
     let metrics = config.listen_metrics_urls.iter().map(|url| (ListenerKind::Metrics, url));
-    clients.chain(metrics).map(|(kind, url)| listener::bind(kind, url)).collect()
+    clients.chain(metrics).map(|(kind, url)| listener::bind(kind, url, BIND_PATIENCE)).collect()
 }
 
 async fn run_until_stopped(core: &Rc<Core>, bound: Vec<Bound>) -> Result<(), String> {

@@ -1,90 +1,117 @@
-//! What the disk holds becomes a server: store, then log, then the state machines above them.
+//! From what the disk holds to a server: the store, the state in it, the log, and the settings of
+//! each layer as the command line has them.
+//!
+//! Order: the store first, since its applied index says which entries of the log are still needed;
+//! then the log. Everything is settled (`files::settle`) before it is read.
 
-use std::fs::File;
-use std::io::{self, Read};
-
-use super::clock::Clock;
+use super::clock::{Clock, unix_ms};
 use super::data_dir::DataDir;
-use super::process_metrics;
+use super::limits::{MAP_RESERVE_BYTES, MAP_RESERVE_BYTES_MIN};
 use super::segments::Segments;
+use super::{files, process_metrics};
 use crate::apply::{self, Applier};
-use crate::h2;
 use crate::config::{AutoCompaction, Config};
+use crate::h2;
 use crate::membership::Cluster;
-use crate::node::{self, Metadata, Node, Recovered, Retention};
+use crate::node::{self, Metadata, Node, Retention};
 use crate::rpc::{self, Metrics, Server};
 use crate::store::{self, Map, Store};
+use std::fs::File;
+use std::path::Path;
 
-/// Addresses reserved for the store's file to grow into: it is mapped once and never again.
-const MAP_RESERVE_BYTES: u64 = 1 << 40;
-
-/// etcd's bound on a lease: so many election timeouts, rounded up to seconds.
-fn lease_ttl_min_s(config: &Config) -> i64 {
-    (3 * config.election_timeout_ms).div_ceil(2).div_ceil(1000) as i64
-}
+/// etcd gives up a request after this and two election timeouts.
+const REQUEST_TIMEOUT_MS: u64 = 5_000;
 
 /// Content of the store file of a new member.
-pub fn initial_store() -> Vec<u8> {
-    let store_id = random().unwrap_or_else(|error| {
-        super::fatal::disk("read", "/dev/urandom".as_ref(), None, &error)
-    });
-    store::initial_image(&store::Options { store_id })
+pub fn initial_store(random: u64) -> Vec<u8> {
+    store::initial_image(&store::Options { store_id: random })
 }
 
-/// Opens store and log, and brings the server up to what was acknowledged.
+/// The server, or one line that says what keeps it from being one.
 pub fn server(config: &Config, data_dir: &DataDir, clock: Clock) -> Result<Server, String> {
     let now_ms = clock.now_ms();
-    let store_path = data_dir.store_path();
-    let in_store = |error: &dyn std::fmt::Display| format!("{}: {error}", store_path.display());
-    let file = File::open(&store_path).map_err(|error| in_store(&error))?;
-    super::files::settle(&file, data_dir.was_unclean()).map_err(|error| in_store(&error))?;
-    let file_len = file.metadata().map_err(|error| in_store(&error))?.len();
-    let map = Map::open(&file, MAP_RESERVE_BYTES).map_err(|error| in_store(&error))?;
-    let store = Store::open(map, file_len, store::Options { store_id: 0 })
-        .map_err(|error| in_store(&error))?;
-
-    let client_urls: Vec<String> =
-        config.advertise_client_urls.iter().map(ToString::to_string).collect();
-    let (cluster, member_id) = match apply::identity(&store).map_err(|error| in_store(&error))? {
-        Some(identity) => identity,
-        None => found(config, &client_urls)?,
+    let store = open_store(&data_dir.store_path(), data_dir.was_unclean())?;
+    let (cluster, member_id) = match apply::identity(&store).map_err(|error| error.to_string())? {
+        Some(known) => known,
+        None => new_member(config)?,
     };
-    let options = apply::Options { lease_ttl_min_s: lease_ttl_min_s(config) };
-    let applier = Applier::open(store, cluster, member_id, options, now_ms)
-        .map_err(|error| in_store(&error))?;
-    let metadata = Metadata { cluster_id: applier.cluster.id, member_id };
+    let metadata = Metadata { cluster_id: cluster.id, member_id };
+    let applier = apply::Options { lease_ttl_min_s: lease_ttl_min_s(config) };
+    let applier = Applier::open(store, cluster, member_id, applier, now_ms)
+        .map_err(|error| format!("{}: {error}", data_dir.store_path().display()))?;
 
-    let wal_path = data_dir.wal_path();
-    let in_log = |error: &dyn std::fmt::Display| format!("{}: {error}", wal_path.display());
-    let mut segments =
-        Segments::open(wal_path, data_dir.was_unclean()).map_err(|error| in_log(&error))?;
+    let in_log = |error: &dyn std::fmt::Display| {
+        format!("log in {}: {error}", data_dir.wal_path().display())
+    };
+    let mut segments = Segments::open(data_dir.wal_path(), data_dir.was_unclean())
+        .map_err(|error| in_log(&error))?;
     let applied = applier.applied_index();
-    let mut recovered = Recovered::default();
+    let mut recovered = node::Recovered::default();
     let log = wal::recover(&mut segments, &mut |record| {
         recovered.visit(applied, record.kind, record.index, record.bytes());
     })
     .map_err(|error| in_log(&error))?;
     if let Some(torn) = &log.torn {
         tracing::warn!(
-            segment = torn.segment.file_name(),
+            segment = %torn.segment,
             offset = torn.offset,
             bytes = torn.bytes,
-            "cut a write that the last process could not finish"
+            "the log ends in a write that was interrupted; it was never acknowledged and is dropped"
         );
     }
     tracing::info!(
-        records = log.records,
-        segments = log.segments.len(),
         applied_index = applied,
-        "read the log"
+        log_records = log.records,
+        took_ms = clock.now_ms() - now_ms,
+        "recovered from the data directory"
     );
     let log = wal::Writer::new(wal::Options::default(), log);
+    let seed = files::random().map_err(|error| format!("/dev/urandom: {error}"))?;
+    let options = node_options(config, metadata, u64::from_be_bytes(seed));
+    let node =
+        Node::new(applier, log, recovered, options, now_ms).map_err(|error| in_log(&error))?;
+    let metrics = Metrics::new(member_id, Box::new(process_metrics::render));
+    Ok(Server::new(node, rpc_options(config), metrics, now_ms))
+}
 
-    let seed = random().map_err(|error| format!("/dev/urandom: {error}"))?;
-    let options = node::Options {
+fn open_store(path: &Path, unclean: bool) -> Result<Store, String> {
+    let line = |error: &dyn std::fmt::Display| format!("{}: {error}", path.display());
+    let file = File::open(path).map_err(|error| line(&error))?;
+    files::settle(&file, unclean).map_err(|error| line(&error))?;
+    let len = file.metadata().map_err(|error| line(&error))?.len();
+    // Addresses cost nothing, but a limit (RLIMIT_AS) may be set on them.
+    let mut reserve = MAP_RESERVE_BYTES;
+    let map = loop {
+        match Map::open(&file, reserve) {
+            Ok(map) => break map,
+            Err(_) if reserve / 2 >= MAP_RESERVE_BYTES_MIN.max(len) => reserve /= 2,
+            Err(error) => return Err(line(&error)),
+        }
+    };
+    Store::open(map, len, store::Options::default()).map_err(|error| line(&error))
+}
+
+/// The cluster of a member that starts for the first time, and its own id.
+fn new_member(config: &Config) -> Result<(Cluster, u64), String> {
+    let members = config.bootstrap_members().map_err(|error| error.to_string())?;
+    let cluster = Cluster::bootstrap(&members, &config.initial_cluster_token)
+        .map_err(|error| error.to_string())?;
+    let own = cluster.by_name(&config.name).map(|member| member.id);
+    own.map(|id| (cluster, id))
+        .ok_or_else(|| format!("member {} is not in --initial-cluster", config.name))
+}
+
+/// etcd: one and a half election timeouts, in whole seconds.
+fn lease_ttl_min_s(config: &Config) -> i64 {
+    let seconds = (config.election_timeout_ms * 3 / 2).div_ceil(1000);
+    i64::try_from(seconds).unwrap_or(i64::MAX)
+}
+
+fn node_options(config: &Config, metadata: Metadata, seed: u64) -> node::Options {
+    node::Options {
         metadata,
         name: config.name.clone(),
-        client_urls,
+        client_urls: config.advertise_client_urls.iter().map(ToString::to_string).collect(),
         heartbeat_ms: config.heartbeat_interval_ms,
         election_ms: config.election_timeout_ms,
         quota_bytes: config.quota_bytes(),
@@ -95,45 +122,46 @@ pub fn server(config: &Config, data_dir: &DataDir, clock: Clock) -> Result<Serve
             AutoCompaction::Periodic { retention_ms } => Retention::Periodic { retention_ms },
             AutoCompaction::Revision { retention } => Retention::Revision { revisions: retention },
         },
-        // Random above, so that ids differ between starts; zero below, to count up from.
-        first_id: seed & !0xffff_ffff,
+        first_id: first_id(metadata.member_id, unix_ms()),
         seed,
-    };
-    let node = Node::new(applier, log, recovered, options, now_ms)
-        .map_err(|error| format!("{}: {error}", data_dir.wal_path().display()))?;
-    let default = h2::Limits::default();
-    let options = rpc::Options {
+    }
+}
+
+/// etcd's layout of ids: 16 bits of the member, 40 of the milliseconds at start, 8 to count with. A
+/// start that follows another begins beyond what that one has used, unless it used 256 a
+/// millisecond all its life.
+fn first_id(member_id: u64, unix_ms: u64) -> u64 {
+    (member_id & 0xffff) << 48 | (unix_ms & ((1 << 40) - 1)) << 8
+}
+
+fn rpc_options(config: &Config) -> rpc::Options {
+    // 0 on the command line is never.
+    let or_never = |ms| if ms == 0 { u64::MAX / 2 } else { ms };
+    rpc::Options {
         max_txn_ops: config.max_txn_ops,
         max_request_bytes: config.max_request_bytes,
-        request_timeout_ms: 5_000 + 2 * config.election_timeout_ms,
+        request_timeout_ms: REQUEST_TIMEOUT_MS + 2 * config.election_timeout_ms,
         progress_interval_ms: config.watch_progress_notify_interval_ms,
         h2: h2::Limits {
-            concurrent_streams_max: default.concurrent_streams_max.min(config.max_concurrent_streams),
+            concurrent_streams_max: config
+                .max_concurrent_streams
+                .min(h2::Limits::default().concurrent_streams_max),
             ping_min_interval_ms: config.keepalive.min_time_ms,
-            keepalive_interval_ms: config.keepalive.interval_ms,
-            keepalive_timeout_ms: config.keepalive.timeout_ms,
-            ..default
+            keepalive_interval_ms: or_never(config.keepalive.interval_ms),
+            keepalive_timeout_ms: or_never(config.keepalive.timeout_ms),
+            ..h2::Limits::default()
         },
-    };
-    let metrics = Metrics::new(member_id, Box::new(process_metrics::render));
-    Ok(Server::new(node, options, metrics, now_ms))
-}
-
-/// A new cluster of the members that the command line names, and which of them this is.
-fn found(config: &Config, client_urls: &[String]) -> Result<(Cluster, u64), String> {
-    let members = config.bootstrap_members().map_err(|error| error.to_string())?;
-    let mut cluster = Cluster::bootstrap(&members, &config.initial_cluster_token)
-        .map_err(|error| error.to_string())?;
-    let own = cluster.by_name(&config.name).map(|member| member.id);
-    let own = own.ok_or_else(|| format!("no member is named {:?}", config.name))?;
-    if let Some(member) = cluster.member_mut(own) {
-        member.client_urls = client_urls.to_vec();
     }
-    Ok((cluster, own))
 }
 
-fn random() -> io::Result<u64> {
-    let mut bytes = [0; 8];
-    File::open("/dev/urandom")?.read_exact(&mut bytes)?;
-    Ok(u64::from_ne_bytes(bytes))
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ids_of_a_later_start_are_beyond_those_of_an_earlier_one() {
+        let first = first_id(0xabcd_1234, 1_700_000_000_000);
+        assert_eq!(first >> 48, 0x1234);
+        assert_eq!(first_id(0xabcd_1234, 1_700_000_000_001) - first, 256);
+    }
 }

@@ -17,13 +17,14 @@
 use super::clock::Clock;
 use super::connection::{self, Connection, Input, Sent};
 use super::limits::{
-    CONNECTIONS_MAX, FDS_RESERVED, FLUSH_BYTES_MAX, FLUSH_ROUNDS_MAX, STORE_WRITES_IN_FLIGHT_MAX,
+    CONNECTIONS_MAX, FDS_RESERVED, FENCE_CONNECTIONS_MIN, FLUSH_BYTES_MAX, FLUSH_ROUNDS_MAX,
+    STORE_OPS_IN_FLIGHT_MAX,
 };
 use super::log_disk::LogDisk;
 use super::notify::Notify;
 use super::segments::Created;
-use super::store_disk::{Grown, Run, StoreDisk};
-use super::uring;
+use super::store_disk::{Grown, StoreDisk};
+use super::{fatal, uring};
 use crate::rpc::{ConnId, ListenerKind, Server};
 use crate::store;
 use bytes::Bytes;
@@ -35,6 +36,7 @@ use std::future::{Future, poll_fn};
 use std::pin::Pin;
 use std::rc::Rc;
 use std::task::{Context, Poll};
+use std::time::Instant;
 
 /// Everything the tasks of the core thread share.
 pub struct Core {
@@ -117,14 +119,19 @@ impl Core {
     pub async fn run(self: &Rc<Self>, mut ended: impl FnMut(&Rc<Self>) -> Ended) {
         let mut alarm = Alarm::default();
         loop {
-            self.turn();
+            self.turn().await;
             let at = match ended(self) {
                 Ended::Yes => return,
                 Ended::AskAgainAt(at_ms) => Some(at_ms),
                 Ended::No => None,
             };
-            let deadline = self.server.borrow_mut().next_deadline();
-            let deadline = deadline.into_iter().chain(at).min();
+            let deadline = self.server.borrow().next_deadline(self.clock.now_ms());
+            let deadline = at.map_or(deadline, |at_ms| at_ms.min(deadline));
+            if deadline <= self.clock.now_ms() {
+                // More work at once: sockets and disks get their turn by a pass through the kernel.
+                self.log_disk.fence().await;
+                continue;
+            }
             poll_fn(|context| match self.wake.poll(context.waker()) {
                 Poll::Ready(()) => Poll::Ready(()),
                 Poll::Pending => alarm.poll(context, &self.clock, deadline),
@@ -133,11 +140,19 @@ impl Core {
         }
     }
 
-    fn turn(self: &Rc<Self>) {
-        self.server.borrow_mut().turn(self.clock.now_ms());
-        self.start_log_operations();
+    async fn turn(self: &Rc<Self>) {
+        let turned = self.server.borrow_mut().turn(self.clock.now_ms());
+        if let Err(corruption) = turned {
+            fatal::corruption(&corruption);
+        }
+        let writes_log = self.start_log_operations();
         self.start_store_operations();
-        self.flush_dirty();
+        let mut dirty = self.dirty.take();
+        self.server.borrow_mut().drain_dirty(&mut dirty);
+        if writes_log && dirty.len() >= FENCE_CONNECTIONS_MIN {
+            self.log_disk.fence().await;
+        }
+        self.flush_all(dirty);
         self.resume_paused();
         self.end_half_closed();
     }
@@ -200,10 +215,13 @@ impl Core {
 
     // Disks.
 
-    fn start_log_operations(self: &Rc<Self>) {
+    /// Whether a write of the log was among them.
+    fn start_log_operations(self: &Rc<Self>) -> bool {
+        let mut writes = false;
         loop {
             let next = self.server.borrow_mut().next_log_op();
-            let Some((id, op)) = next else { return };
+            let Some((id, op)) = next else { return writes };
+            writes |= matches!(op, wal::Op::Write { .. });
             let core = self.clone();
             glommio::spawn_local(async move { core.log_operation(id, op).await }).detach();
         }
@@ -217,7 +235,10 @@ impl Core {
                 Created::NoSpace => self.server.borrow_mut().log_no_space(id),
             },
             wal::Op::Write { segment, offset, data } => {
+                let started = Instant::now();
                 disk.write(segment, offset, &data).await;
+                let took_s = started.elapsed().as_secs_f64();
+                self.server.borrow_mut().metrics().wal_fsync_seconds.observe(took_s);
                 // The log uses the buffer again if nobody else holds it by then.
                 drop(data);
                 self.server.borrow_mut().log_op_done(id);
@@ -231,73 +252,36 @@ impl Core {
     }
 
     fn start_store_operations(self: &Rc<Self>) {
-        let mut run: Option<Run<store::OpId>> = None;
-        while self.store_disk.in_flight() < STORE_WRITES_IN_FLIGHT_MAX {
+        while self.store_disk.in_flight() < STORE_OPS_IN_FLIGHT_MAX {
             let next = self.server.borrow_mut().next_store_op();
-            let Some((id, op)) = next else { break };
-            match op {
-                store::Op::Write { offset, data } => match &mut run {
-                    Some(open) if open.takes(offset, data.len()) => open.push(id, &data),
-                    _ => {
-                        if let Some(full) = run.replace(Run::new(id, offset, &data)) {
-                            self.write_run(full);
-                        }
-                    }
-                },
-                other => {
-                    if let Some(full) = run.take() {
-                        self.write_run(full);
-                    }
-                    self.store_operation(id, other);
-                }
-            }
-        }
-        if let Some(last) = run {
-            self.write_run(last);
+            let Some((id, op)) = next else { return };
+            let core = self.clone();
+            self.store_disk.started();
+            glommio::spawn_local(async move { core.store_operation(id, op).await }).detach();
         }
     }
 
-    fn write_run(self: &Rc<Self>, run: Run<store::OpId>) {
-        let core = self.clone();
-        self.store_disk.started();
-        glommio::spawn_local(async move {
-            core.store_disk.write(run.offset, run.data).await;
-            for id in run.ids {
-                core.server.borrow_mut().store_op_done(id);
-            }
-            core.store_disk.finished();
-            core.wake.notify();
-        })
-        .detach();
-    }
-
-    fn store_operation(self: &Rc<Self>, id: store::OpId, op: store::Op) {
-        let core = self.clone();
-        self.store_disk.started();
-        glommio::spawn_local(async move {
-            let disk = &core.store_disk;
-            let mut grown = Grown::Done;
-            match op {
-                store::Op::Grow { len } => grown = disk.grow(len).await,
-                store::Op::Write { offset, data } => disk.write(offset, data.to_vec()).await,
-                store::Op::Sync => disk.sync().await,
-                store::Op::Truncate { len } => disk.truncate(len).await,
-            }
-            match grown {
-                Grown::Done => core.server.borrow_mut().store_op_done(id),
-                Grown::NoSpace => core.server.borrow_mut().store_no_space(id),
-            }
-            disk.finished();
-            core.wake.notify();
-        })
-        .detach();
+    async fn store_operation(&self, id: store::OpId, op: store::Op) {
+        let disk = &self.store_disk;
+        let mut grown = Grown::Done;
+        match op {
+            store::Op::Grow { len } => grown = disk.grow(len).await,
+            store::Op::Write { offset, data } => disk.write(offset, data).await,
+            store::Op::Sync => disk.sync().await,
+            store::Op::Truncate { len } => disk.truncate(len).await,
+        }
+        disk.finished();
+        let now_ms = self.clock.now_ms();
+        match grown {
+            Grown::Done => self.server.borrow_mut().store_op_done(id, now_ms),
+            Grown::NoSpace => self.server.borrow_mut().store_no_space(id, now_ms),
+        }
+        self.wake.notify();
     }
 
     // Sockets.
 
-    fn flush_dirty(self: &Rc<Self>) {
-        let mut dirty = self.dirty.take();
-        self.server.borrow_mut().drain_dirty(&mut dirty);
+    fn flush_all(self: &Rc<Self>, mut dirty: Vec<ConnId>) {
         for id in dirty.drain(..) {
             let connection = self.connections.borrow().get(&id).cloned();
             if let Some(connection) = connection {
@@ -377,13 +361,7 @@ struct Alarm {
 }
 
 impl Alarm {
-    fn poll(
-        &mut self,
-        context: &mut Context<'_>,
-        clock: &Clock,
-        deadline: Option<u64>,
-    ) -> Poll<()> {
-        let Some(deadline) = deadline else { return Poll::Pending };
+    fn poll(&mut self, context: &mut Context<'_>, clock: &Clock, deadline: u64) -> Poll<()> {
         if self.armed.as_ref().is_none_or(|(at_ms, _)| deadline < *at_ms) {
             self.armed = Some((deadline, Timer::new(clock.until(deadline))));
         } else if self.armed.as_ref().is_some_and(|(at_ms, _)| clock.now_ms() < *at_ms) {

@@ -6,7 +6,7 @@
 //! file grows.
 
 use super::glommio_files::{self, blocking, plain};
-use super::limits::STORE_RUN_BYTES_MAX;
+use super::limits::ZERO_PIECE_BYTES;
 use super::{fatal, files};
 use glommio::io::{BufferedFile, OpenOptions};
 use std::cell::Cell;
@@ -33,6 +33,7 @@ pub struct StoreDisk {
 impl StoreDisk {
     pub async fn open(path: &Path, no_fsync: bool) -> io::Result<StoreDisk> {
         let file = OpenOptions::new().write(true).buffered_open(path).await.map_err(plain)?;
+        files::hold(&file)?;
         Ok(StoreDisk { path: path.to_owned(), file, no_fsync, in_flight: Cell::new(0) })
     }
 
@@ -95,7 +96,7 @@ impl StoreDisk {
 /// For file systems without fallocate: zeros from the end of the file on.
 fn append_zeros(path: &Path, len: u64) -> io::Result<()> {
     let file = File::options().write(true).open(path)?;
-    let zeros = vec![0; STORE_RUN_BYTES_MAX];
+    let zeros = vec![0; ZERO_PIECE_BYTES];
     let mut offset = file.metadata()?.len();
     while offset < len {
         let piece = usize::try_from(len - offset).unwrap_or(usize::MAX).min(zeros.len());
@@ -105,50 +106,9 @@ fn append_zeros(path: &Path, len: u64) -> io::Result<()> {
     Ok(())
 }
 
-/// Writes that lie side by side, joined into one.
-///
-/// A checkpoint hands out page by page, in order of place as far as it can. One system call for a
-/// run of them costs a fraction of one each, and the copy into the run is the copy that glommio's
-/// buffered write needs anyway.
-#[derive(Debug)]
-pub struct Run<Id> {
-    pub offset: u64,
-    pub data: Vec<u8>,
-    pub ids: Vec<Id>,
-}
-
-impl<Id> Run<Id> {
-    pub fn new(id: Id, offset: u64, data: &[u8]) -> Run<Id> {
-        Run { offset, data: data.to_vec(), ids: vec![id] }
-    }
-
-    /// Takes a write that continues this run and has room in it.
-    pub fn takes(&self, offset: u64, len: usize) -> bool {
-        offset == self.offset + self.data.len() as u64
-            && self.data.len() + len <= STORE_RUN_BYTES_MAX
-    }
-
-    pub fn push(&mut self, id: Id, data: &[u8]) {
-        self.data.extend_from_slice(data);
-        self.ids.push(id);
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn a_run_takes_what_continues_it_and_nothing_else() {
-        let mut run = Run::new(1, 8192, &[1; 4096]);
-        assert!(!run.takes(8192, 4096), "the same place");
-        assert!(!run.takes(16384, 4096), "a gap");
-        assert!(!run.takes(4096, 4096), "before it");
-        assert!(run.takes(12288, 4096));
-        run.push(2, &[2; 4096]);
-        assert_eq!((run.data.len(), run.ids.as_slice()), (8192, [1, 2].as_slice()));
-        assert!(!run.takes(16384, STORE_RUN_BYTES_MAX), "too long");
-    }
 
     #[test]
     fn a_file_without_fallocate_grows_by_zeros_and_keeps_what_it_has() {
