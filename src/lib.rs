@@ -1,3 +1,16 @@
 //! A drop-in etcd v3 server. The map of the modules is in `docs/ARCHITECTURE.md`.
 
+pub mod apply;
+pub mod config;
+pub mod grpc;
+pub mod h2;
+pub mod lease;
+pub mod membership;
+pub mod mvcc;
+pub mod node;
 pub mod proto;
+pub mod raft;
+pub mod rpc;
+pub mod shell;
+pub mod store;
+pub mod version;

@@ -47,12 +47,15 @@ impl Alarms {
     }
 
     pub fn raised_by(&self, member_id: u64, alarm: AlarmType) -> bool {
-        self.raised.iter().any(|raised| raised.member_id == member_id && raised.alarm == alarm as i32)
+        self.raised
+            .iter()
+            .any(|raised| raised.member_id == member_id && raised.alarm == alarm as i32)
     }
 
     /// The alarms of one kind; all of them for `NONE`.
     pub fn get(&self, alarm: i32) -> AlarmResponse {
-        let wanted = |raised: &&AlarmMember| alarm == AlarmType::None as i32 || raised.alarm == alarm;
+        let wanted =
+            |raised: &&AlarmMember| alarm == AlarmType::None as i32 || raised.alarm == alarm;
         let alarms = self.raised.iter().filter(wanted).cloned().collect();
         AlarmResponse { header: None, alarms }
     }

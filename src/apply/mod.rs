@@ -18,7 +18,7 @@ use prost::Message;
 pub use alarm::Alarms;
 pub use state::identity;
 
-use crate::lease::{LeaseId, Lessor};
+use crate::lease::{LeaseId, Lessor, TTL_MAX_S};
 use crate::membership::Cluster;
 use crate::mvcc::{Interval, Mvcc, MvccError};
 use crate::proto::etcdserverpb::{
@@ -29,9 +29,6 @@ use crate::proto::leasepb;
 use crate::proto::membershippb::ClusterMemberAttrSetRequest;
 use crate::store::{Corruption, Store};
 use envelope::Request;
-
-/// Bounds of a lease's time to live, in seconds. The maximum is etcd's `MaxLeaseTTL`.
-const LEASE_TTL_MAX_S: i64 = 9_000_000_000;
 
 /// Where the log of a new cluster begins.
 const FOUNDING_INDEX: u64 = 1;
@@ -173,6 +170,11 @@ impl Applier {
         self.mvcc.reader(self.store.view()).count(Interval::new(b"\0", b"\0"), 0)
     }
 
+    /// Bytes that the store takes: its file, or what the next checkpoint makes of it.
+    pub fn size_bytes(&self) -> u64 {
+        self.store.file_len().max(self.store.extent_bytes())
+    }
+
     /// One slice of removing what compactions gave up.
     pub fn compact_step(&mut self, budget: usize) -> Result<(), Corruption> {
         let step = self.mvcc.compact_step(&mut self.store, budget);
@@ -199,10 +201,8 @@ impl Applier {
 
     /// What the alarms forbid.
     fn admit(&self, request: &Request) -> Result<(), ApplyError> {
-        let writes = !matches!(
-            request,
-            Request::Alarm(_) | Request::MemberAttributes(_) | Request::Other
-        );
+        let writes =
+            !matches!(request, Request::Alarm(_) | Request::MemberAttributes(_) | Request::Other);
         if writes && self.alarms.active(AlarmType::Corrupt) {
             return Err(ApplyError::Corrupt);
         }
@@ -241,11 +241,15 @@ impl Applier {
         Ok(self.reply(Vec::new()))
     }
 
-    fn lease_grant(&mut self, request: &LeaseGrantRequest, now_ms: u64) -> Result<Reply, ApplyError> {
+    fn lease_grant(
+        &mut self,
+        request: &LeaseGrantRequest,
+        now_ms: u64,
+    ) -> Result<Reply, ApplyError> {
         if request.id == 0 {
             return Err(ApplyError::LeaseNotFound);
         }
-        if request.ttl > LEASE_TTL_MAX_S {
+        if request.ttl > TTL_MAX_S {
             return Err(ApplyError::LeaseTtlTooLarge);
         }
         if self.lessor.contains(LeaseId(request.id)) {
@@ -255,7 +259,8 @@ impl Applier {
         let record = leasepb::Lease { id: request.id, ttl, remaining_ttl: 0 };
         state::put_lease(&mut self.store, &record).map_err(MvccError::from)?;
         self.lessor.grant(LeaseId(request.id), ttl, now_ms);
-        let response = LeaseGrantResponse { header: None, id: request.id, ttl, error: String::new() };
+        let response =
+            LeaseGrantResponse { header: None, id: request.id, ttl, error: String::new() };
         Ok(self.reply(response.encode_to_vec()))
     }
 

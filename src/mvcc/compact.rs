@@ -9,8 +9,8 @@
 //!
 //! 1. The change before each of them, of the same key: a read at C or later sees the later one.
 //! 2. A deletion below C: a read at C or later sees nothing either way. A deletion exactly at C
-//!    stays, as does every change at C, for a watch that starts there; it goes with the next bound,
-//!    which is why the walk begins at B and not behind it.
+//!    stays, as every key's last change at C does, for a watch that starts there; it goes with the
+//!    next bound, which is why the walk begins at B and not behind it.
 //!
 //! Changes below B were walked before and are each the newest of their key up to B.
 //!

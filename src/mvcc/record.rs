@@ -368,4 +368,23 @@ mod tests {
         assert_eq!(KeyMeta::decode(&[]), None);
         assert_eq!(KeyMeta::decode(&[1, 0]), None);
     }
+
+    #[test]
+    fn arbitrary_bytes_are_read_without_harm() {
+        let mut state = 1u32;
+        for round in 0..20_000 {
+            let bytes: Vec<u8> = (0..round % 24)
+                .map(|_| {
+                    state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+                    // Mostly what occurs in records.
+                    if state >> 30 == 0 { (state >> 16) as u8 } else { (state >> 16) as u8 & 0x3b }
+                })
+                .collect();
+            KeyMeta::decode(&bytes);
+            if let Some(record) = Record::decode(&bytes) {
+                record.key();
+                value_of(record.kv);
+            }
+        }
+    }
 }

@@ -10,7 +10,9 @@
 
 use super::Mvcc;
 use super::error::MvccError;
-use super::keys::{Interval, KEY, KeyBuf, LEASE_KEYS, REV, key_of_lease, lease_key, unescape};
+use super::keys::{
+    self, Interval, KEY, KeyBuf, LEASE_KEYS, REV, key_of_lease, lease_key, unescape,
+};
 use super::reader::{Reader, Version, entry};
 use super::record::{KeyMeta, KeyValue, NewRecord, put_stored, value_of};
 use super::revision::Revision;
@@ -66,14 +68,13 @@ impl<'m> WriteTxn<'m> {
 
     /// Whether [`WriteTxn::put`] can do what `request` wants.
     pub fn check_put(reader: &Reader<'_>, request: &PutRequest) -> Result<(), MvccError> {
-        let key = KeyBuf::of(&request.key);
-        if !key.fits() {
+        if !keys::fits(&request.key) {
             return Err(MvccError::KeyTooLong);
         }
         if !request.ignore_value && !request.ignore_lease {
             return Ok(());
         }
-        match reader.newest(&key)? {
+        match reader.newest(&KeyBuf::of(&request.key))? {
             Some(version) if !version.meta.tombstone => Ok(()),
             _ => Err(MvccError::KeyNotFound),
         }

@@ -77,7 +77,13 @@ impl CheckpointPolicy {
             return u64::MAX;
         }
         let changed = store.committed_mark() != store.durable_mark();
-        let due = if self.demanded { 0 } else if changed { self.due_ms } else { u64::MAX };
+        let due = if self.demanded {
+            0
+        } else if changed {
+            self.due_ms
+        } else {
+            u64::MAX
+        };
         due.max(self.not_before_ms)
     }
 }

@@ -108,7 +108,9 @@ impl Recovered {
             return;
         }
         let understood = match kind {
-            METADATA => record::decode_metadata(&data).map(|metadata| self.metadata = Some(metadata)),
+            METADATA => {
+                record::decode_metadata(&data).map(|metadata| self.metadata = Some(metadata))
+            }
             HARD_STATE => record::decode_hard_state(&data).map(|state| self.hard_state = state),
             ENTRY => record::decode_entry(index, data).map(|entry| self.entry(applied, entry)),
             _ => None,
@@ -353,7 +355,8 @@ impl Node {
         if !self.committed.is_empty() || self.applier.mvcc.compaction_pending() {
             return now_ms;
         }
-        let mut deadline = self.next_tick_ms.min(self.checkpoint.next_deadline(&self.applier.store));
+        let mut deadline =
+            self.next_tick_ms.min(self.checkpoint.next_deadline(&self.applier.store));
         for other in [self.compactor.next_deadline(), self.applier.lessor.next_deadline()] {
             deadline = deadline.min(other.unwrap_or(u64::MAX));
         }

@@ -21,7 +21,10 @@ impl Raft {
         }
         if self.role == Role::Leader {
             self.leader_complaint(last)
-        } else if !self.progress.is_empty() || self.transfer.is_some() {
+        } else if !self.progress.is_empty()
+            || self.transfer.is_some()
+            || self.steps_down_after.is_some()
+        {
             Some("something of a leader has stayed")
         } else {
             None
@@ -34,10 +37,14 @@ impl Raft {
             Some("a leader that did not vote for itself")
         } else if self.progress.iter().any(|p| p.matched >= p.next || p.next > last.next()) {
             Some("not matched < next <= last + 1")
-        } else if self.progress.len() + 1 != members.len()
+        } else if members
+            .iter()
+            .any(|m| m != self.config.id && !self.progress.iter().any(|p| p.id == m))
             || self.progress.iter().any(|p| !members.contains(p.id) || p.id == self.config.id)
         {
             Some("the leader does not track exactly the other members")
+        } else if self.configuration.is_voter(self.config.id) == self.steps_down_after.is_some() {
+            Some("a leader without a vote that does not step down, or the other way round")
         } else if self.uncommitted_bytes != self.log.uncommitted_bytes() {
             Some("the uncommitted bytes are miscounted")
         } else {

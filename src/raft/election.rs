@@ -86,11 +86,11 @@ impl Raft {
         self.lose_reads();
         self.restart_election_timer();
         self.votes.clear();
-        let last = self.log.last();
+        let (last, committed) = (self.log.last(), self.log.committed());
         let term = self.term.next();
         let from = self.config.id;
         for to in self.other_voters() {
-            let body = Body::PreVoteRequest { last };
+            let body = Body::PreVoteRequest { last, committed };
             self.messages.push(Message { from, to, term, body });
         }
         self.record_vote(from, true);
@@ -105,10 +105,10 @@ impl Raft {
         self.leader = None;
         self.is_campaign_wanted = false;
         self.restart_election_timer();
-        let last = self.log.last();
+        let (last, committed) = (self.log.last(), self.log.committed());
         let (from, term) = (self.config.id, self.term);
         for to in self.other_voters() {
-            let body = Body::VoteRequest { last, transfer };
+            let body = Body::VoteRequest { last, committed, transfer };
             self.hold(Held::Send(Message { from, to, term, body }));
         }
         self.hold(Held::OwnVote(term));
@@ -146,20 +146,17 @@ impl Raft {
 
     pub(super) fn handle_pre_vote_request(&mut self, from: NodeId, term: Term, last: LogPosition) {
         let granted = term > self.term && self.log.is_up_to_date(last);
-        if granted {
-            // The sender may be in a lower term than ours and is waiting for an answer in the term it asked for.
-            let body = Body::PreVoteResponse { granted };
-            self.messages.push(Message { from: self.config.id, to: from, term, body });
-        } else {
-            self.send(from, Body::PreVoteResponse { granted });
-        }
+        let body = Body::PreVoteResponse { granted, committed: self.log.committed() };
+        // A grant is for the term that was asked for, in which nobody is yet.
+        let term = if granted { term } else { self.term };
+        self.messages.push(Message { from: self.config.id, to: from, term, body });
     }
 
     /// A learner votes like anybody else: it may have been promoted without having heard of it.
     pub(super) fn handle_vote_request(&mut self, from: NodeId, last: LogPosition) {
         let is_free = self.vote == Some(from) || (self.vote.is_none() && self.leader.is_none());
         if !is_free || !self.log.is_up_to_date(last) {
-            self.send(from, Body::VoteResponse { granted: false });
+            self.refuse_vote(from);
             return;
         }
         if self.configuration.is_learner(self.config.id) {
@@ -167,9 +164,41 @@ impl Raft {
         }
         self.vote = Some(from);
         self.restart_election_timer();
-        let body = Body::VoteResponse { granted: true };
+        let body = Body::VoteResponse { granted: true, committed: self.log.committed() };
         let message = Message { from: self.config.id, to: from, term: self.term, body };
         self.hold(Held::Send(message));
+    }
+
+    pub(super) fn refuse_vote(&mut self, candidate: NodeId) {
+        let body = Body::VoteResponse { granted: false, committed: self.log.committed() };
+        self.send(candidate, body);
+    }
+
+    pub(super) fn refuse_pre_vote(&mut self, candidate: NodeId) {
+        let body = Body::PreVoteResponse { granted: false, committed: self.log.committed() };
+        self.send(candidate, body);
+    }
+
+    /// Another member knows that `position` is committed. That is true for ever and for everybody, so if it is in our
+    /// log, it is committed here as well.
+    ///
+    /// Without this a cluster can be stuck: a leader commits the change that takes its vote away, applies it and is gone
+    /// before any other member has heard of the commit. Those still need its vote, by the configuration they know, and
+    /// do not get it if its log is longer; and it does not campaign.
+    pub(super) fn learn_commit(&mut self, position: LogPosition) {
+        if self.role == Role::Leader
+            || position.index <= self.log.commit()
+            || !self.log.holds(position)
+        {
+            return;
+        }
+        self.mark(Mark::CommitByVote);
+        self.log.commit_to(position.index);
+        if self.role != Role::Follower && self.log.has_unapplied_conf_change() {
+            // The votes so far are those of a configuration that is no more.
+            self.become_follower(self.term, None);
+            self.is_campaign_wanted = true;
+        }
     }
 
     pub(super) fn handle_pre_vote_response(&mut self, from: NodeId, term: Term, granted: bool) {
@@ -220,6 +249,7 @@ impl Raft {
         self.votes.clear();
         self.progress.clear();
         self.transfer = None;
+        self.steps_down_after = None;
         self.restart_election_timer();
     }
 

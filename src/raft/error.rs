@@ -11,6 +11,8 @@ pub enum ProposeError {
     NotLeader { leader: NodeId },
     #[error("leadership is being transferred to member {to}")]
     Transferring { to: NodeId },
+    #[error("the leader is no longer a voter and is about to step down")]
+    SteppingDown,
     #[error("{bytes} bytes of entries are not committed yet")]
     TooManyUncommitted { bytes: usize },
 }

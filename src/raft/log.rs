@@ -111,6 +111,11 @@ impl Log {
         self.entries.back().map_or(self.start, Entry::position)
     }
 
+    pub(super) fn committed(&self) -> LogPosition {
+        let term = self.term(self.commit).expect("the commit index is in the log or its start");
+        LogPosition { index: self.commit, term }
+    }
+
     /// `None` for what is compacted or not there yet.
     pub(super) fn term(&self, index: LogIndex) -> Option<Term> {
         if index == self.start.index {

@@ -16,21 +16,25 @@ pub struct Message {
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Body {
-    /// Thesis, section 9.6.
+    /// Thesis, section 9.6. All messages about votes say what their sender knows to be committed; see `learn_commit`.
     PreVoteRequest {
         last: LogPosition,
+        committed: LogPosition,
     },
     PreVoteResponse {
         granted: bool,
+        committed: LogPosition,
     },
     /// RequestVote of the paper. `transfer`: the leader itself asked for this election, so it is not a disturbance
     /// (thesis, section 4.2.3).
     VoteRequest {
         last: LogPosition,
+        committed: LogPosition,
         transfer: bool,
     },
     VoteResponse {
         granted: bool,
+        committed: LogPosition,
     },
     /// AppendEntries of the paper. Entries follow `prev` without a gap.
     Append {

@@ -44,6 +44,8 @@ mod read_index;
 mod ready;
 mod reconfigure;
 mod replication;
+#[cfg(test)]
+mod sim;
 mod snapshot;
 mod status;
 mod step;
@@ -110,6 +112,8 @@ pub struct Raft {
     pending_conf_index: LogIndex,
     uncommitted_bytes: usize,
     transfer: Option<Transfer>,
+    /// Leads without being a voter until this is committed.
+    steps_down_after: Option<LogIndex>,
     is_heartbeat_due: bool,
 
     // Of a follower.
@@ -179,6 +183,7 @@ impl Raft {
             pending_conf_index: LogIndex(0),
             uncommitted_bytes: 0,
             transfer: None,
+            steps_down_after: None,
             is_heartbeat_due: false,
             matched: log.commit(),
             acknowledged: log.commit(),
@@ -241,8 +246,8 @@ impl Raft {
     }
 
     /// Drops entries up to `index` from memory, as far as they are applied and durable, and as far as no follower
-    /// needs them next after the snapshot it is being sent (until the log exceeds `log_bytes_max`). Returns the start
-    /// of the log: entries up to it are gone.
+    /// needs them next after the snapshot it is being sent (until the log exceeds `log_bytes_max`). Returns the index up
+    /// to which the disk may forget them as well, once the state is durable there.
     pub fn compact(&mut self, index: LogIndex) -> LogIndex {
         let mut index = index;
         if self.log.bytes() <= self.config.log_bytes_max {
@@ -253,7 +258,7 @@ impl Raft {
                 .fold(index, LogIndex::min);
         }
         self.log.compact(index);
-        self.log.start().index
+        self.log.start().index.min(self.log.persisted())
     }
 
     pub fn id(&self) -> NodeId {
@@ -282,6 +287,11 @@ impl Raft {
 
     pub fn applied_index(&self) -> LogIndex {
         self.log.applied()
+    }
+
+    /// Entries up to here are compacted.
+    pub fn start_index(&self) -> LogIndex {
+        self.log.start().index
     }
 
     pub fn last_index(&self) -> LogIndex {

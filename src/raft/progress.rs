@@ -37,6 +37,8 @@ pub(super) struct Progress {
     /// An answer showed that it is behind, so an `Append` goes out even if empty: if one was lost, this brings it to
     /// light.
     pub(super) is_nudged: bool,
+    /// Once for each heartbeat that is due by time; those for reads are many.
+    pub(super) may_be_nudged: bool,
 }
 
 impl Progress {
@@ -52,6 +54,7 @@ impl Progress {
             is_recently_active: true,
             confirmed_round: 0,
             is_nudged: false,
+            may_be_nudged: false,
         }
     }
 

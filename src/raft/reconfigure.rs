@@ -15,8 +15,11 @@
 //! quorum of one shares a member with any quorum of the other.
 
 use super::Raft;
+use bytes::Bytes;
+
 use super::configuration::{ConfChange, Configuration};
 use super::error::{ConfChangeError, ProposeConfChangeError};
+use super::message::Body;
 use super::progress::Progress;
 use super::status::Mark;
 use super::types::{EntryKind, LogIndex, Role};
@@ -80,13 +83,6 @@ impl Raft {
             return;
         }
         let id = self.config.id;
-        if !self.configuration.is_voter(id) {
-            // The change is committed. Who is still told so now need not wait for the next leader to say it.
-            self.mark(Mark::LeaderRemoved);
-            self.send_appends();
-            self.become_follower(self.term, None);
-            return;
-        }
         let configuration = &self.configuration;
         self.progress.retain(|progress| configuration.contains(progress.id));
         let next = self.log.last().index.next();
@@ -98,9 +94,30 @@ impl Raft {
         if self.transfer.as_ref().is_some_and(|transfer| !configuration.is_voter(transfer.to)) {
             self.transfer = None;
         }
+        if !configuration.is_voter(id) {
+            self.mark(Mark::LeaderRemoved);
+            self.steps_down_after = Some(self.append_entry(EntryKind::Normal, Bytes::new()));
+        }
         // A smaller quorum may be complete already.
         self.maybe_commit();
         self.answer_confirmed_reads();
+    }
+
+    /// A leader that is no voter any more goes on until one more entry is committed (thesis, section 4.2.2, has it go at
+    /// once; there a change is in effect as soon as it is appended). Whoever holds that entry durably knows by rule 4
+    /// that the change is committed, so a quorum of those who remain can elect without this member.
+    pub(super) fn maybe_step_down(&mut self) {
+        if self.steps_down_after.is_none_or(|index| index > self.log.commit()) {
+            return;
+        }
+        // All that remains to be said: what is committed, and who may begin at once.
+        self.send_appends();
+        let configuration = &self.configuration;
+        let voters = self.progress.iter().filter(|p| configuration.is_voter(p.id));
+        if let Some(successor) = voters.max_by_key(|p| p.matched).map(|p| p.id) {
+            self.send(successor, Body::TimeoutNow);
+        }
+        self.become_follower(self.term, None);
     }
 
     /// Ends a joint configuration that asked for it, whichever leader began it.

@@ -29,6 +29,9 @@ impl Raft {
         if let Some(transfer) = &self.transfer {
             return Err(ProposeError::Transferring { to: transfer.to });
         }
+        if self.steps_down_after.is_some() {
+            return Err(ProposeError::SteppingDown);
+        }
         let bytes = self.uncommitted_bytes;
         let more = data_bytes + Entry::OVERHEAD_BYTES;
         if bytes > 0 && bytes + more > self.config.uncommitted_bytes_max {
@@ -53,8 +56,9 @@ impl Raft {
         }
         let round = self.reads.round();
         for place in 0..self.progress.len() {
-            let progress = &self.progress[place];
+            let progress = &mut self.progress[place];
             let to = progress.id;
+            progress.may_be_nudged |= self.is_heartbeat_due;
             if self.is_heartbeat_due || self.configuration.is_voter(to) {
                 let commit = progress.matched.min(self.log.commit());
                 self.send(to, Body::Heartbeat { commit, round });
@@ -153,7 +157,8 @@ impl Raft {
         progress.confirmed_round = progress.confirmed_round.max(round);
         match progress.state {
             ProgressState::Probe { .. } => progress.state = ProgressState::Probe { sent: false },
-            ProgressState::Replicate if progress.matched < last => {
+            ProgressState::Replicate if progress.matched < last && progress.may_be_nudged => {
+                progress.may_be_nudged = false;
                 progress.is_nudged = true;
                 if progress.inflight.is_full(count_max, bytes_max) {
                     progress.inflight.free_first();
@@ -193,6 +198,7 @@ impl Raft {
         if !had_own_term_commit {
             self.open_deferred_reads();
         }
+        self.maybe_step_down();
     }
 }
 
@@ -241,8 +247,11 @@ impl Raft {
             }
         }
         self.matched = self.matched.max(end);
-        self.is_ack_due = true;
         self.log.commit_to(commit.min(end));
+        // To a message that only brings a commit index there is nothing new to say. When our last acknowledgement was
+        // lost, the leader asks once more, without one.
+        let is_only_commit = prev.index == end && self.log.commit() > own_commit;
+        self.is_ack_due |= !is_only_commit || self.acknowledged < self.matched;
         Ok(())
     }
 

@@ -139,6 +139,8 @@ marks! {
     TransferAborted,
     EarlyConfChangeRefused,
     LeaderRemoved,
+    /// A commit index was learned from a message about votes.
+    CommitByVote,
     JointLeft,
 }
 

@@ -12,6 +12,13 @@ impl Raft {
     pub fn step(&mut self, message: Message) -> Result<(), StepError> {
         self.check_form(&message)?;
         let Message { from, term, body, .. } = message;
+        if let Body::PreVoteRequest { committed, .. }
+        | Body::PreVoteResponse { committed, .. }
+        | Body::VoteRequest { committed, .. }
+        | Body::VoteResponse { committed, .. } = body
+        {
+            self.learn_commit(committed);
+        }
         if term < self.term {
             self.answer_lower_term(from, body);
             return Ok(());
@@ -21,10 +28,12 @@ impl Raft {
         }
 
         match body {
-            Body::PreVoteRequest { last } => self.handle_pre_vote_request(from, term, last),
-            Body::PreVoteResponse { granted } => self.handle_pre_vote_response(from, term, granted),
+            Body::PreVoteRequest { last, .. } => self.handle_pre_vote_request(from, term, last),
+            Body::PreVoteResponse { granted, .. } => {
+                self.handle_pre_vote_response(from, term, granted)
+            }
             Body::VoteRequest { last, .. } => self.handle_vote_request(from, last),
-            Body::VoteResponse { granted } => self.handle_vote_response(from, granted),
+            Body::VoteResponse { granted, .. } => self.handle_vote_response(from, granted),
             Body::Append { prev, commit, entries } => {
                 self.follow(from)?;
                 self.handle_append(from, prev, commit, entries)?;
@@ -102,7 +111,7 @@ impl Raft {
                 return false;
             }
             // Only asks. And who grants it speaks of a term nobody is in yet.
-            Body::PreVoteRequest { .. } | Body::PreVoteResponse { granted: true } => {}
+            Body::PreVoteRequest { .. } | Body::PreVoteResponse { granted: true, .. } => {}
             Body::Append { .. } | Body::Heartbeat { .. } | Body::Snapshot { .. } => {
                 self.become_follower(term, Some(from));
             }
@@ -126,9 +135,9 @@ impl Raft {
             }
             Body::PreVoteRequest { .. } => {
                 self.mark(Mark::LowerTermPreVote);
-                self.send(from, Body::PreVoteResponse { granted: false });
+                self.refuse_pre_vote(from);
             }
-            Body::VoteRequest { .. } => self.send(from, Body::VoteResponse { granted: false }),
+            Body::VoteRequest { .. } => self.refuse_vote(from),
             _ => {}
         }
     }

@@ -141,7 +141,11 @@ impl Connection {
 
     /// Notes that a unary call waits for its answer.
     pub fn wait(&mut self, stream: StreamId) {
-        if self.calls.insert(stream, Call::Waiting).is_none_or(|call| !matches!(call, Call::Waiting)) {
+        if self
+            .calls
+            .insert(stream, Call::Waiting)
+            .is_none_or(|call| !matches!(call, Call::Waiting))
+        {
             self.waiting += 1;
         }
     }
@@ -313,9 +317,7 @@ impl Connections {
         let Some(connection) = self.get(id) else { return true };
         match &connection.protocol {
             Protocol::Unknown(_) => connection.closing,
-            Protocol::Http2(h2) => {
-                h2.is_closed() || (connection.closing && !h2.wants_output())
-            }
+            Protocol::Http2(h2) => h2.is_closed() || (connection.closing && !h2.wants_output()),
             Protocol::Http1(http1) => {
                 (http1.is_closed() || connection.closing) && http1.output_len() == 0
             }

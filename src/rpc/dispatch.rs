@@ -45,7 +45,8 @@ impl Server {
     /// The head of a request begins a call, or ends at once.
     fn open(&mut self, id: ConnId, stream: StreamId, head: &RequestHead, now_ms: u64) {
         let Some(connection) = self.connections.get(id) else { return };
-        let is_grpc = head.get(b"content-type").is_some_and(|kind| kind.starts_with(b"application/grpc"));
+        let is_grpc =
+            head.get(b"content-type").is_some_and(|kind| kind.starts_with(b"application/grpc"));
         if !is_grpc || head.method.as_ref() != b"POST" {
             let status: &[u8] = if is_grpc { b"405" } else { b"415" };
             if let Some(h2) = connection.h2() {
@@ -78,7 +79,9 @@ impl Server {
 
     fn data(&mut self, id: ConnId, stream: StreamId, data: Bytes, now_ms: u64) {
         let Some(connection) = self.connections.get(id) else { return };
-        let Some(decoder) = connection.calls.get_mut(&stream).and_then(Call::decoder) else { return };
+        let Some(decoder) = connection.calls.get_mut(&stream).and_then(Call::decoder) else {
+            return;
+        };
         decoder.push(data);
         while let Some(connection) = self.connections.get(id)
             && let Some(decoder) = connection.calls.get_mut(&stream).and_then(Call::decoder)
@@ -211,13 +214,12 @@ impl Core {
             Method::HashKv => self.hash_kv(caller, message),
             Method::Defragment => self.defragment(caller, message),
             Method::HealthCheck => self.health_check(message),
-            Method::Watch
-            | Method::LeaseKeepAlive
-            | Method::RangeStream
-            | Method::HealthWatch => Answer::Now(Err(RpcError::new(
-                Code::Internal,
-                "a streaming method was called as a unary one",
-            ))),
+            Method::Watch | Method::LeaseKeepAlive | Method::RangeStream | Method::HealthWatch => {
+                Answer::Now(Err(RpcError::new(
+                    Code::Internal,
+                    "a streaming method was called as a unary one",
+                )))
+            }
         }
     }
 }

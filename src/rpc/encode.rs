@@ -140,7 +140,12 @@ mod tests {
         for (revision, raft_term) in [(0, 0), (1, 2), (300, 1 << 40)] {
             let header = Header { cluster_id: u64::MAX, member_id: 7, revision, raft_term };
             let message = PutResponse {
-                header: Some(ResponseHeader { cluster_id: u64::MAX, member_id: 7, revision, raft_term }),
+                header: Some(ResponseHeader {
+                    cluster_id: u64::MAX,
+                    member_id: 7,
+                    revision,
+                    raft_term,
+                }),
                 prev_kv: None,
             };
             let encoded = Message::new(&header, b"").finish();

@@ -306,7 +306,8 @@ mod tests {
     #[test]
     fn a_request_is_taken_once_it_is_whole() {
         let mut connection = Connection::default();
-        connection.receive(b"GET /health?exclude=NOSPACE&serializable=true HTTP/1.1\r\nHost: x\r\n");
+        connection
+            .receive(b"GET /health?exclude=NOSPACE&serializable=true HTTP/1.1\r\nHost: x\r\n");
         assert_eq!(connection.next_request(), None);
         connection.receive(b"\r\nGET /version HTTP/1.0\r\n\r\n");
         let request = connection.next_request().unwrap();

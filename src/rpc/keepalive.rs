@@ -8,12 +8,12 @@ use std::collections::VecDeque;
 use bytes::Bytes;
 use prost::encoding::int64;
 
+use super::Core;
 use super::connection::{Call, Caller, Connections, StreamKey};
 use super::dispatch::decode;
 use super::encode::{Header, Message};
 use super::error::RpcError;
 use super::lease::{NOT_PRIMARY, TTL_OF_NO_LEASE};
-use super::Core;
 use crate::grpc;
 use crate::lease::LeaseId;
 use crate::proto::etcdserverpb::LeaseKeepAliveRequest;
@@ -92,7 +92,12 @@ impl Core {
     }
 
     /// Streams that waited for this lease go on.
-    pub(super) fn lease_revoked(&mut self, connections: &mut Connections, id: LeaseId, now_ms: u64) {
+    pub(super) fn lease_revoked(
+        &mut self,
+        connections: &mut Connections,
+        id: LeaseId,
+        now_ms: u64,
+    ) {
         for key in self.expiring.remove(&id).unwrap_or_default() {
             let Some((connection, stream)) = connections.touch_stream(key) else { continue };
             let Some(Call::KeepAlive(call)) = connection.calls.get_mut(&stream) else { continue };

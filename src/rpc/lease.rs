@@ -40,7 +40,8 @@ impl Core {
         let request: LeaseTimeToLiveRequest = attempt!(decode(message));
         let applier = &self.node.applier;
         let id = LeaseId(request.id);
-        let mut response = LeaseTimeToLiveResponse { id: request.id, ttl: -1, ..Default::default() };
+        let mut response =
+            LeaseTimeToLiveResponse { id: request.id, ttl: -1, ..Default::default() };
         if let Some(granted) = applier.lessor.ttl(id) {
             response.ttl = applier.lessor.remaining_s(id, now_ms).unwrap_or(0);
             response.granted_ttl = granted;
@@ -77,5 +78,4 @@ impl Core {
 pub const TTL_OF_NO_LEASE: i64 = 0;
 
 /// Leases can only be renewed where they expire.
-pub const NOT_PRIMARY: RpcError =
-    RpcError::new(crate::grpc::Code::Unknown, "not a primary lessor");
+pub const NOT_PRIMARY: RpcError = RpcError::new(crate::grpc::Code::Unknown, "not a primary lessor");

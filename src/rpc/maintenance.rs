@@ -46,13 +46,14 @@ impl Core {
             errors.push("etcdserver: no leader".to_owned());
         }
         errors.extend(applier.alarms.all().iter().map(|raised| {
-            let name = AlarmType::try_from(raised.alarm).map_or("UNKNOWN", |alarm| alarm.as_str_name());
+            let name =
+                AlarmType::try_from(raised.alarm).map_or("UNKNOWN", |alarm| alarm.as_str_name());
             format!("memberID:{} alarm:{name} ", raised.member_id)
         }));
         let response = StatusResponse {
             header: None,
             version: version::VERSION.to_owned(),
-            db_size: applier.store.file_len() as i64,
+            db_size: applier.size_bytes() as i64,
             leader: raft.leader().map_or(0, |leader| leader.0),
             raft_index: raft.commit_index().0,
             raft_term: raft.term().0,
@@ -122,7 +123,8 @@ impl Core {
                 })
             }),
             Work::Bucket(hash) => hash.step(&reader, HASH_SLICE).map(|done| {
-                let body = |hash| prost::Message::encode_to_vec(&HashResponse { header: None, hash });
+                let body =
+                    |hash| prost::Message::encode_to_vec(&HashResponse { header: None, hash });
                 done.map(body)
             }),
         };

@@ -80,7 +80,8 @@ impl Method {
 /// The text that goes with `Unimplemented` for a path that is not in the table.
 pub fn unknown(path: &[u8]) -> String {
     let text = String::from_utf8_lossy(path);
-    let Some((service, name)) = text.strip_prefix('/').and_then(|rest| rest.rsplit_once('/')) else {
+    let Some((service, name)) = text.strip_prefix('/').and_then(|rest| rest.rsplit_once('/'))
+    else {
         return format!("malformed method name: {text:?}");
     };
     if METHODS.iter().any(|known| known.service == service) {

@@ -55,7 +55,7 @@ const VALUES: &[Value] = &[
         core.node.quota_bytes().unwrap_or(0) as f64
     }),
     ("etcd_mvcc_db_total_size_in_bytes", "Size of the store's file.", |core| {
-        core.node.applier.store.file_len() as f64
+        core.node.applier.size_bytes() as f64
     }),
     ("etcd_mvcc_db_total_size_in_use_in_bytes", "Bytes of the store in use.", |core| {
         core.node.applier.store.in_use_bytes() as f64
@@ -123,19 +123,36 @@ impl Metrics {
             info.with_label_values(&[value]).inc();
             Ok::<_, prometheus::Error>(())
         };
-        info("etcd_server_version", "The version that is claimed.", "server_version", version::VERSION)?;
-        info("etcd_cluster_version", "The cluster's version.", "cluster_version", version::CLUSTER_VERSION)?;
+        info(
+            "etcd_server_version",
+            "The version that is claimed.",
+            "server_version",
+            version::VERSION,
+        )?;
+        info(
+            "etcd_cluster_version",
+            "The cluster's version.",
+            "cluster_version",
+            version::CLUSTER_VERSION,
+        )?;
         info("etcd_server_id", "The member's id.", "server_id", &format!("{member_id:x}"))?;
         let values = VALUES.iter().map(|(name, help, value)| Ok((gauge(name, help)?, *value)));
         Ok(Metrics {
             started: METHODS
                 .iter()
-                .map(|known| started.with_label_values(&[known.name, known.service, known.kind.label()]))
+                .map(|known| {
+                    started.with_label_values(&[known.name, known.service, known.kind.label()])
+                })
                 .collect(),
             handled_ok: METHODS
                 .iter()
                 .map(|known| {
-                    handled.with_label_values(&["OK", known.name, known.service, known.kind.label()])
+                    handled.with_label_values(&[
+                        "OK",
+                        known.name,
+                        known.service,
+                        known.kind.label(),
+                    ])
                 })
                 .collect(),
             handled,

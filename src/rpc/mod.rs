@@ -270,7 +270,8 @@ impl Server {
         self.core.stopping = true;
         for id in self.connections.ids() {
             let Some(connection) = self.connections.touch(id) else { continue };
-            let streams: Vec<_> = connection.calls.iter().map(|(stream, call)| (*stream, call.is_stream())).collect();
+            let streams: Vec<_> =
+                connection.calls.iter().map(|(stream, call)| (*stream, call.is_stream())).collect();
             for (stream, _) in streams.into_iter().filter(|(_, endless)| *endless) {
                 self.fail(id, stream, error::STOPPED);
             }
@@ -296,7 +297,8 @@ impl Server {
             return now_ms;
         }
         let mut deadline = core.node.next_deadline(now_ms).min(self.connections.next_timeout());
-        if !core.proposals.is_empty() || !core.reads_asked.is_empty() || !core.reads_lost.is_empty() {
+        if !core.proposals.is_empty() || !core.reads_asked.is_empty() || !core.reads_lost.is_empty()
+        {
             deadline = deadline.min(core.next_scan_ms);
         }
         if let Some(((due, _), ())) = core.progress.first_key_value() {

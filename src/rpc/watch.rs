@@ -10,8 +10,8 @@ use super::encode::{Header, Message};
 use super::error::RpcError;
 use super::{Core, limits};
 use crate::grpc;
-use crate::mvcc::watch::{KeyRange, NewWatcher, Sink, WatcherSlot, watch_key};
 use crate::mvcc::MvccError;
+use crate::mvcc::watch::{KeyRange, NewWatcher, Sink, WatcherSlot, watch_key};
 use crate::proto::etcdserverpb::watch_create_request::FilterType;
 use crate::proto::etcdserverpb::watch_request::RequestUnion;
 use crate::proto::etcdserverpb::{WatchCreateRequest, WatchRequest};
@@ -213,7 +213,9 @@ impl Core {
             self.progress.insert((call.due_ms, key), ());
             let mut quiet = Vec::new();
             for (id, watching) in &call.watchers {
-                let Some(slot) = watching.slot.filter(|_| watching.progress_notify) else { continue };
+                let Some(slot) = watching.slot.filter(|_| watching.progress_notify) else {
+                    continue;
+                };
                 if self.hub.was_quiet(slot) && self.hub.all_synced([slot]) {
                     quiet.push(*id);
                 }
@@ -266,16 +268,15 @@ impl StreamSink<'_> {
 
 impl Sink for StreamSink<'_> {
     fn ready(&mut self, stream: u64) -> bool {
-        self.connections
-            .stream(StreamKey(stream))
-            .is_some_and(|(connection, stream)| {
-                connection.queued(stream) < limits::STREAM_OUTPUT_MAX_BYTES
-            })
+        self.connections.stream(StreamKey(stream)).is_some_and(|(connection, stream)| {
+            connection.queued(stream) < limits::STREAM_OUTPUT_MAX_BYTES
+        })
     }
 
     fn events(&mut self, stream: u64, id: i64, fragment: bool, revision: i64, events: &[&[u8]]) {
         let header = Header { revision, ..self.header };
-        let fixed = header.field_len() + if id == 0 { 0 } else { 1 + encoded_len_varint(id as u64) };
+        let fixed =
+            header.field_len() + if id == 0 { 0 } else { 1 + encoded_len_varint(id as u64) };
         let whole = fixed + events.iter().map(|event| event.len()).sum::<usize>();
         if !fragment || whole < self.fragment_bytes || events.len() < 2 {
             return self.send(stream, id, revision, events, false);
@@ -305,9 +306,9 @@ impl Sink for StreamSink<'_> {
         {
             watching.slot = None;
         }
-        let control = Control { watch_id: id, canceled: true, compact_revision, ..Control::default() };
+        let control =
+            Control { watch_id: id, canceled: true, compact_revision, ..Control::default() };
         let header = Header { revision: 0, ..self.header };
         connection.send_message(stream, control.message(&header));
     }
 }
-

@@ -12,8 +12,8 @@
 //! 4. Sync. Until here the checkpoint may vanish as a whole; from here it may not. Now, and not
 //!    before, it counts as durable: the pages that only the last one reached become free, and the
 //!    log may be cut.
-//! 5. Truncate, if the end of the file is free. Before 4: the last checkpoint might need what is cut
-//!    off.
+//! 5. Truncate, if the end of the file is free. Before 4: the last checkpoint might need what is
+//!    cut off.
 //!
 //! The checkpoint does not stop the writer, which copies what the checkpoint has pinned. Pages of
 //! it stay on the heap until their write is done, as the map shows old bytes before. No page has
@@ -97,6 +97,8 @@ pub(super) struct Checkpoints {
     last_op: u64,
     /// The last growth met a full disk: the next one asks for no more than it needs.
     short_of_space: bool,
+    /// [`GROW_BYTES_MIN`], but in tests of small stores.
+    pub growth_bytes_min: u64,
 }
 
 impl Checkpoints {
@@ -108,7 +110,14 @@ impl Checkpoints {
             in_flight: SmallVec::new(),
             last_op: 0,
             short_of_space: false,
+            growth_bytes_min: GROW_BYTES_MIN,
         }
+    }
+
+    /// Space beyond what is needed: growing and cutting in steps costs fewer syncs.
+    fn slack(&self, needs_bytes: u64) -> u64 {
+        let page = PAGE_SIZE as u64;
+        (needs_bytes / 16).clamp(self.growth_bytes_min, GROW_BYTES_MAX) / page * page
     }
 
     fn hand_out(&mut self, kind: Kind, op: Op) -> Option<(OpId, Op)> {
@@ -193,7 +202,9 @@ impl Store {
                 _ if !idle => return None,
                 Phase::Grow => {
                     let needs = running.needs_bytes;
-                    let slack = if self.checkpoints.short_of_space { 0 } else { slack(needs) };
+                    let checkpoints = &self.checkpoints;
+                    let slack =
+                        if checkpoints.short_of_space { 0 } else { checkpoints.slack(needs) };
                     let len = (needs + slack).min(self.reserved_bytes()).max(needs);
                     return self.checkpoints.hand_out(Kind::Grow { len }, Op::Grow { len });
                 }
@@ -332,17 +343,11 @@ impl Store {
     /// checkpoint and the current state need stays.
     fn length_to_cut_to(&self) -> Option<u64> {
         let needs = self.extent_bytes();
-        let len = needs + slack(needs);
-        (self.file_len() > len + slack(needs)).then_some(len)
+        let slack = self.checkpoints.slack(needs);
+        (self.file_len() > needs + 2 * slack).then_some(needs + slack)
     }
 }
 
 fn bytes_of(pages: u32) -> u64 {
     PageId(pages).offset()
-}
-
-/// Space beyond what is needed: growing and cutting in steps costs fewer syncs.
-fn slack(needs: u64) -> u64 {
-    let page = PAGE_SIZE as u64;
-    (needs / 16).clamp(GROW_BYTES_MIN, GROW_BYTES_MAX) / page * page
 }

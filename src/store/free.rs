@@ -98,6 +98,9 @@ pub struct Space {
     durable: Pin,
     checkpoint: Option<Pin>,
     readers: Vec<Reader>,
+    /// All pages ever handed out, for the model that the reuse rule is tested against.
+    #[cfg(test)]
+    pub handed_out: Vec<PageId>,
 }
 
 impl Space {
@@ -130,6 +133,46 @@ impl Space {
             None => self.extend(pages, 1),
         };
         self.hand_out(pages, page, 1)
+    }
+
+    /// The page that [`allocate`](Self::allocate) would give, if the store need not grow for it.
+    pub fn first_available(&self) -> Option<PageId> {
+        self.available.next(0).map(PageId)
+    }
+
+    /// Whether `count` consecutive pages below `page` are available.
+    pub fn has_run_below(&self, page: PageId, count: u32) -> bool {
+        let mut from = 0;
+        while let Some((first, length)) = self.available.next_stretch(from, count) {
+            if first >= page.0 {
+                return false;
+            }
+            if length == count {
+                return true;
+            }
+            from = first + length;
+        }
+        false
+    }
+
+    /// The first page of the last live page or run below `page`, the metas aside.
+    pub fn last_live_below(&self, page: PageId) -> Option<PageId> {
+        let mut last = self.live.last_below(page.0)?;
+        while self.continues.get(last) {
+            last -= 1;
+        }
+        (last >= 2).then_some(PageId(last))
+    }
+
+    /// If this is a space page, has the next checkpoint put it elsewhere.
+    pub fn renew_space_page(&mut self, page: PageId) -> bool {
+        match self.groups.iter_mut().find(|group| group.page == page) {
+            Some(group) => {
+                group.stale = true;
+                true
+            }
+            None => false,
+        }
     }
 
     /// Consecutive pages to write to.
@@ -170,6 +213,8 @@ impl Space {
             assert!(self.available.remove(page), "a page is handed out that is not available");
             assert!(!self.live.get(page), "a live page is handed out");
             pages.forget(PageId(page));
+            #[cfg(test)]
+            self.handed_out.push(PageId(page));
             self.mark(page, true, page != first);
         }
         PageId(first)
@@ -289,6 +334,11 @@ impl Space {
     pub fn checkpoint_abandoned(&mut self, pages: &mut Pages) {
         let pin = self.checkpoint.take().expect("a checkpoint that has not begun is given up");
         self.route_all(pages, pin.blocked);
+    }
+
+    /// The first page number behind the store.
+    pub fn end(&self) -> PageId {
+        PageId(self.page_count)
     }
 
     pub fn page_count(&self) -> u32 {
@@ -437,6 +487,8 @@ impl Space {
             durable: Pin { txn: TxnId(0), blocked: Vec::new() },
             checkpoint: None,
             readers: Vec::new(),
+            #[cfg(test)]
+            handed_out: Vec::new(),
         }
     }
 

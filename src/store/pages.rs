@@ -10,7 +10,8 @@ use super::limits::{PAGE_SIZE, SPARE_BUFFERS_MAX};
 use super::map::Map;
 use super::node::{self, Node};
 use super::page::{
-    Corruption, HEADER_BYTES, KIND_INNER, KIND_LEAF, KIND_RUN, Page, PageId, TxnId, is_sealed,
+    Corruption, HEADER_BYTES, Header, KIND_INNER, KIND_LEAF, KIND_RUN, Page, PageId, TxnId,
+    is_sealed,
 };
 use super::run::{self, RunRef};
 use std::cell::Cell;
@@ -285,6 +286,21 @@ impl Pages {
         self.table.set(frame.first, if written { SEEN } else { UNSEEN });
         self.dirty.remove(frame.first.0);
         self.give_buffer(frame.pages);
+    }
+
+    /// Gives a single dirty page another number.
+    pub fn renumber(&mut self, id: FrameId, to: PageId, allocated: TxnId) {
+        assert!(self.frame_of(to).is_none(), "a page is put on the heap twice");
+        let frame = self.frame_mut(id);
+        assert!(frame.pages.len() == 1 && frame.unwritten == 1, "a page being written is moved");
+        let from = std::mem::replace(&mut frame.first, to);
+        frame.allocated = allocated;
+        let header = Header { page: to, txn: allocated, ..frame.pages[0].header() };
+        frame.pages[0].set_header(&header);
+        self.table.set(from, UNSEEN);
+        self.table.set(to, id.0 + FRAMES);
+        self.dirty.remove(from.0);
+        self.dirty.insert(to.0);
     }
 
     /// Forgets what is known about a page, as it gets a new content.

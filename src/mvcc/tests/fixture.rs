@@ -12,7 +12,7 @@ use crate::proto::etcdserverpb::{
 use crate::proto::mvccpb;
 use crate::store::{MemoryDisk, Options, Store};
 
-const RESERVE_BYTES: u64 = 32 << 20;
+const RESERVE_BYTES: u64 = 8 << 20;
 
 pub struct Bed {
     disk: MemoryDisk,

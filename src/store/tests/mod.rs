@@ -1,5 +1,8 @@
 //! Tests of the whole store.
 
+mod crash;
+mod disk;
+mod simulation;
 mod trees;
 
 use super::*;

@@ -6,6 +6,7 @@
 //! changed in place.
 
 mod delete;
+mod relocate;
 mod split;
 mod write;
 
@@ -139,9 +140,15 @@ impl Store {
 
     /// The path to the leaf that covers `key`, all of it writable. The tree is not empty.
     fn path_for_write(&mut self, tree: Tree, key: &[u8]) -> Result<Path, Corruption> {
+        self.path_to_level(tree, key, 0)
+    }
+
+    /// The path to the node at `lowest` that covers `key`, all of it writable. The tree is at least
+    /// that high.
+    fn path_to_level(&mut self, tree: Tree, key: &[u8], lowest: u8) -> Result<Path, Corruption> {
         let mut steps = SmallVec::new();
         let mut frame = self.writable_root(tree)?;
-        for level in (1..=self.root_mut(tree).level).rev() {
+        for level in (lowest + 1..=self.root_mut(tree).level).rev() {
             let index = self.dirty(frame).child_index(key);
             steps.push(Step { frame, index });
             frame = self.writable_child(frame, index, level)?;
