@@ -7,6 +7,8 @@ mod trees;
 
 use super::*;
 use std::collections::BTreeMap;
+use std::ops::Bound::{Excluded, Included, Unbounded};
+use std::rc::Rc;
 
 /// Small, fast, and the same everywhere.
 pub struct Random(u64);
@@ -32,7 +34,8 @@ impl Random {
     }
 }
 
-pub type Model = BTreeMap<Vec<u8>, (Vec<u8>, bool)>;
+/// Shared bytes, as models are copied at every commit.
+pub type Model = BTreeMap<Rc<[u8]>, (Rc<[u8]>, bool)>;
 
 /// A key of one of several shapes, from a space small enough to be met again.
 pub fn random_key(random: &mut Random, space: u64) -> Vec<u8> {
@@ -64,19 +67,19 @@ pub fn assert_equal(view: View<'_>, tree: Tree, model: &Model, random: &mut Rand
     let mut cursor = view.cursor(tree);
     for (key, (value, weight)) in model {
         assert!(cursor.next().unwrap(), "an entry is missing");
-        assert_eq!(cursor.key(), key);
-        assert_eq!(cursor.value().unwrap(), value);
+        assert_eq!(cursor.key(), &key[..]);
+        assert_eq!(cursor.value().unwrap(), &value[..]);
         assert_eq!(cursor.weight(), *weight);
     }
     assert!(!cursor.next().unwrap() && !cursor.next().unwrap());
     for key in model.keys().rev() {
         assert!(cursor.prev().unwrap());
-        assert_eq!(cursor.key(), key);
+        assert_eq!(cursor.key(), &key[..]);
     }
     assert!(!cursor.prev().unwrap() && !cursor.prev().unwrap());
     for (key, _) in model.iter().filter(|(_, (_, weight))| *weight) {
         assert!(cursor.next_weighted().unwrap());
-        assert_eq!(cursor.key(), key);
+        assert_eq!(cursor.key(), &key[..]);
     }
     assert!(!cursor.next_weighted().unwrap());
     let weight = model.values().filter(|(_, weight)| *weight).count() as u64;
@@ -86,16 +89,16 @@ pub fn assert_equal(view: View<'_>, tree: Tree, model: &Model, random: &mut Rand
         if random.one_in(3) {
             key.push(random.next() as u8);
         }
-        assert_eq!(view.get(tree, &key).unwrap(), model.get(&key).map(|(value, _)| &value[..]));
-        let rank = model.range(..key.clone()).filter(|(_, (_, weight))| *weight).count() as u64;
+        assert_eq!(view.get(tree, &key).unwrap(), model.get(&key[..]).map(|(value, _)| &value[..]));
+        let rank = model.range::<[u8], _>((Unbounded, Excluded(&key[..]))).filter(|(_, (_, weight))| *weight).count() as u64;
         assert_eq!(view.rank(tree, &key).unwrap(), rank);
-        let wanted = model.range(key.clone()..).next().map(|(key, _)| &key[..]);
+        let wanted = model.range::<[u8], _>((Included(&key[..]), Unbounded)).next().map(|(key, _)| &key[..]);
         assert_eq!(cursor.seek(&key).unwrap(), wanted.is_some());
         assert_eq!(cursor.key(), wanted.unwrap_or_default());
-        let wanted = model.range(key.clone()..).find(|(_, (_, weight))| *weight);
+        let wanted = model.range::<[u8], _>((Included(&key[..]), Unbounded)).find(|(_, (_, weight))| *weight);
         assert_eq!(cursor.seek_weighted(&key).unwrap(), wanted.is_some());
         assert_eq!(cursor.key(), wanted.map(|(key, _)| &key[..]).unwrap_or_default());
-        let wanted = model.range(..key.clone()).next_back().map(|(key, _)| &key[..]);
+        let wanted = model.range::<[u8], _>((Unbounded, Excluded(&key[..]))).next_back().map(|(key, _)| &key[..]);
         assert_eq!(cursor.seek_before(&key).unwrap(), wanted.is_some());
         assert_eq!(cursor.key(), wanted.unwrap_or_default());
     }

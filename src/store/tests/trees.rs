@@ -24,14 +24,14 @@ fn random_steps(seed: u64, steps: u32, keys: u64) {
         let key = random_key(&mut random, keys);
         let weight = random.one_in(2);
         if random.below(10) < deletes_in_ten {
-            assert_eq!(store.delete(tree, &key).unwrap(), model.remove(&key).is_some());
+            assert_eq!(store.delete(tree, &key).unwrap(), model.remove(&key[..]).is_some());
         } else if random.one_in(5) {
-            let there = model.get_mut(&key).map(|entry| entry.1 = weight).is_some();
+            let there = model.get_mut(&key[..]).map(|entry| entry.1 = weight).is_some();
             assert_eq!(store.set_weight(tree, &key, weight).unwrap(), there);
         } else {
             let value = random_value(&mut random);
             store.put(tree, &key, &value, weight).unwrap();
-            model.insert(key, (value, weight));
+            model.insert(key.into(), (value.into(), weight));
         }
         if random.one_in(20) {
             store.commit(u64::from(step));
