@@ -146,7 +146,7 @@ pub const FLAGS: &[Flag] = {
             Urls,
             "http://localhost:2380",
             Listening,
-            "Where other members are heard.",
+            "Where other members are heard; there are none yet, and nothing listens there.",
         ),
         obeyed(
             "initial-advertise-peer-urls",
@@ -195,7 +195,7 @@ pub const FLAGS: &[Flag] = {
             Uint,
             "10000",
             Timing,
-            "Log entries kept for members that lag behind.",
+            "Log entries kept for members that lag behind; there are none yet.",
         ),
         obeyed(
             "watch-progress-notify-interval",
