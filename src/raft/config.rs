@@ -10,7 +10,7 @@ pub struct Config {
     pub election_ticks: u32,
     /// Ticks between two heartbeats of a leader.
     pub heartbeat_ticks: u32,
-    /// Makes the randomized timeouts. The same seed and the same inputs give the same outputs.
+    /// Makes the randomized timeouts, with id and incarnation. The same seed and inputs give the same outputs.
     pub seed: u64,
     /// Differs at each start of the process, so that answers to reads of an earlier life are told apart.
     pub incarnation: u64,

@@ -162,7 +162,7 @@ impl Raft {
         let term = term.max(start.term);
         let log = Log::restore(start, entries, commit, applied, term)?;
 
-        let mut random = Random::new(config.seed ^ config.id.0.rotate_left(32));
+        let mut random = Random::of(config.seed, [config.id.0, config.incarnation]);
         let election_timeout = election::random_timeout(&mut random, config.election_ticks);
         Ok(Raft {
             random,

@@ -3,8 +3,14 @@
 pub(super) struct Random(u64);
 
 impl Random {
+    #[cfg(test)]
     pub(super) fn new(seed: u64) -> Random {
         Random(seed)
+    }
+
+    /// One of many sequences of a seed: members and their lives must not share one, or they split votes in step.
+    pub(super) fn of(seed: u64, parts: [u64; 2]) -> Random {
+        parts.iter().fold(Random(seed), |mut random, part| Random(random.next() ^ part))
     }
 
     fn next(&mut self) -> u64 {
@@ -23,6 +29,8 @@ impl Random {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::HashSet;
+
     use super::Random;
 
     #[test]
@@ -37,5 +45,12 @@ mod tests {
         };
         assert_eq!(take(7), take(7));
         assert_ne!(take(7), take(8));
+    }
+
+    #[test]
+    fn two_members_or_lives_share_no_sequence() {
+        let firsts: HashSet<u64> =
+            (0..10_000).map(|i| Random::of(1, [i % 100, i / 100]).next()).collect();
+        assert_eq!(firsts.len(), 10_000);
     }
 }
