@@ -43,16 +43,16 @@ pub struct HashKvValue {
 }
 
 impl HashKv {
-    /// Begins at `revision`; 0 means the current one.
+    /// Begins at `revision`; 0 means the current one. Below a negative one lies nothing, and etcd says just that.
     pub fn begin(reader: &Reader<'_>, revision: i64) -> Result<HashKv, MvccError> {
-        let revision = reader.resolve(revision)?;
+        let revision = if revision < 0 { revision } else { reader.resolve(revision)? };
         let everything = Interval::new(b"\0", b"\0");
         let compact = reader.revisions.compact;
         Ok(HashKv {
             crc: crc32c::crc32c(BUCKET),
             revision,
             compact,
-            keeps: compact > 0 && reader.count_at(everything, revision)? > 0,
+            keeps: compact > 0 && revision > 0 && reader.count_at(everything, revision)? > 0,
             next: Revision::default(),
         })
     }
