@@ -120,5 +120,7 @@ pub(super) const RESET_STREAMS_REMEMBERED: usize = 64;
 pub(super) const CLOSED_STREAMS_REMEMBERED: usize = 16;
 /// Header blocks kept decoded.
 pub(super) const HEADS_CACHED: usize = 16;
+/// Patterns of header blocks kept.
+pub(super) const HEAD_PATTERNS_CACHED: usize = 16;
 /// Blocks longer than this are not kept.
 pub(super) const HEAD_BLOCK_BYTES_CACHED_MAX: usize = 1_024;

@@ -13,8 +13,8 @@ use super::connection::{Connection, Event, Phase};
 use super::error::{ErrorCode, Fatal, Violation};
 use super::frame::{self, FrameHeader, HEADER_LEN, Kind, PREFACE, flags};
 use super::head::{HeadBuilder, RequestHead};
-use super::hpack::DecodeError;
-use super::limits::{CLOSED_STREAMS_REMEMBERED, FRAME_BYTES_MAX, RESET_STREAMS_REMEMBERED};
+use super::hpack::{DecodeError, Decoded, Decoder};
+use super::limits::{CLOSED_STREAMS_REMEMBERED, FRAME_BYTES_MAX, Limits, RESET_STREAMS_REMEMBERED};
 use super::settings;
 use super::stream::{Signal, Stream};
 
@@ -353,11 +353,13 @@ impl Connection {
         if let Some(head) = self.heads.find(generation, block) {
             return Ok(Ok(head));
         }
-        let (builder, is_oversized) = self.decode_block(block)?;
+        let mut fields = self.heads.fields();
+        let is_oversized =
+            decode(&mut self.decoder, &self.limits, block, &mut |field| fields.push(field))?;
         if is_oversized {
             return Ok(Err(Violation::Stream(id, ErrorCode::FRAME_SIZE_ERROR)));
         }
-        let Ok(head) = builder.into_request() else {
+        let Ok(head) = fields.into_request() else {
             return Ok(Err(Violation::Stream(id, ErrorCode::PROTOCOL_ERROR)));
         };
         let head = Rc::new(head);
@@ -367,22 +369,6 @@ impl Connection {
         Ok(Ok(head))
     }
 
-    fn decode_block(&mut self, block: &[u8]) -> Result<(HeadBuilder, bool), Violation> {
-        if block.len() > self.limits.header_block_bytes_max {
-            return Err(Violation::calm("field block too long"));
-        }
-        let list_bytes_max = self.limits.header_list_bytes_max;
-        let mut builder = HeadBuilder::default();
-        let summary = self
-            .decoder
-            .decode(block, list_bytes_max, &mut |field| builder.push(field))
-            .map_err(|error| match error {
-                DecodeError::ListTooLong => Violation::calm("field list too long"),
-                _ => Violation::connection(ErrorCode::COMPRESSION_ERROR, "invalid field block"),
-            })?;
-        Ok((builder, summary.list_bytes > list_bytes_max))
-    }
-
     fn on_trailers(
         &mut self,
         id: StreamId,
@@ -390,7 +376,9 @@ impl Connection {
         depends_on_itself: bool,
         block: &[u8],
     ) -> Result<(), Violation> {
-        let (builder, is_oversized) = self.decode_block(block)?;
+        let mut builder = HeadBuilder::default();
+        let push = &mut |decoded: Decoded<'_>| builder.push(decoded.field().clone(), false);
+        let is_oversized = decode(&mut self.decoder, &self.limits, block, push)?;
         let Some(stream) = self.streams.get_mut(id) else {
             return match self.closed_streams.find(id) {
                 Closed::Forgotten => Err(Violation::protocol("stream identifier out of order")),
@@ -550,6 +538,23 @@ impl Connection {
             return Err(Violation::calm("replies to control frames are not read"));
         }
         Ok(())
+    }
+}
+
+/// Decodes a block; true when the list is longer than is tolerated.
+fn decode(
+    decoder: &mut Decoder,
+    limits: &Limits,
+    block: &[u8],
+    emit: &mut impl FnMut(Decoded<'_>),
+) -> Result<bool, Violation> {
+    if block.len() > limits.header_block_bytes_max {
+        return Err(Violation::calm("field block too long"));
+    }
+    match decoder.decode(block, limits.header_list_bytes_max, emit) {
+        Ok(summary) => Ok(summary.list_bytes > limits.header_list_bytes_max),
+        Err(DecodeError::ListTooLong) => Err(Violation::calm("field list too long")),
+        Err(_) => Err(Violation::connection(ErrorCode::COMPRESSION_ERROR, "invalid field block")),
     }
 }
 

@@ -6,7 +6,7 @@
 use std::ops::Range;
 
 use super::huffman;
-use super::table::{ENTRY_OVERHEAD, Table};
+use super::table::{ENTRY_OVERHEAD, FieldId, Table};
 use crate::h2::field::Field;
 
 /// A scratch buffer that has grown beyond this is given back after the block.
@@ -27,6 +27,14 @@ pub enum DecodeError {
     SizeUpdateTooLarge,
     /// The list is so much longer than allowed that decoding it to the end is not worth it.
     ListTooLong,
+}
+
+/// A field as the block has it.
+#[derive(Debug)]
+pub enum Decoded<'t> {
+    /// An entry of the table.
+    Indexed(FieldId, &'t Field),
+    Literal(Field),
 }
 
 /// What a block amounted to.
@@ -66,18 +74,17 @@ impl Decoder {
         &mut self,
         mut block: &[u8],
         list_bytes_max: usize,
-        emit: &mut impl FnMut(Field),
+        emit: &mut impl FnMut(Decoded<'_>),
     ) -> Result<Summary, DecodeError> {
         let mut list_bytes = 0usize;
         let mut size_update_allowed = true;
         while let Some(&first) = block.first() {
-            let field = if first & 0x80 != 0 {
-                let index = integer(&mut block, 7)?;
-                self.table.get(index).ok_or(DecodeError::InvalidIndex)?
+            let literal = if first & 0x80 != 0 {
+                None
             } else if first & 0xc0 == 0x40 {
                 let field = self.literal(&mut block, 6)?;
                 self.table.insert(field.clone());
-                field
+                Some(field)
             } else if first & 0xe0 == 0x20 {
                 if !size_update_allowed {
                     return Err(DecodeError::MisplacedSizeUpdate);
@@ -90,12 +97,23 @@ impl Decoder {
             } else {
                 // 0000: without indexing, 0001: never indexed. This end forwards nothing, so the
                 // two mean the same.
-                self.literal(&mut block, 4)?
+                Some(self.literal(&mut block, 4)?)
             };
             size_update_allowed = false;
-            list_bytes = list_bytes.saturating_add(field.size_bytes());
+            let (decoded, field_bytes) = match literal {
+                Some(field) => {
+                    let field_bytes = field.size_bytes();
+                    (Decoded::Literal(field), field_bytes)
+                }
+                None => {
+                    let index = integer(&mut block, 7)?;
+                    let (id, field) = self.table.get(index).ok_or(DecodeError::InvalidIndex)?;
+                    (Decoded::Indexed(id, field), field.size_bytes())
+                }
+            };
+            list_bytes = list_bytes.saturating_add(field_bytes);
             if list_bytes <= list_bytes_max {
-                emit(field);
+                emit(decoded);
             } else if list_bytes / 4 > list_bytes_max {
                 return Err(DecodeError::ListTooLong);
             }
@@ -110,7 +128,8 @@ impl Decoder {
         self.scratch.clear();
         let name_index = integer(block, prefix_bits)?;
         if name_index != 0 {
-            let name = self.table.name(name_index).ok_or(DecodeError::InvalidIndex)?;
+            let (_, entry) = self.table.get(name_index).ok_or(DecodeError::InvalidIndex)?;
+            let name = entry.name.clone();
             let value = string(block, &mut self.scratch)?;
             return Ok(Field::with_name(name, value.as_slice(&self.scratch)));
         }
@@ -167,6 +186,15 @@ fn string<'a>(block: &mut &'a [u8], scratch: &mut Vec<u8>) -> Result<Text<'a>, D
     let start = scratch.len();
     huffman::decode(text, scratch).map_err(|_| DecodeError::InvalidHuffman)?;
     Ok(Text::Scratch(start..scratch.len()))
+}
+
+impl Decoded<'_> {
+    pub fn field(&self) -> &Field {
+        match self {
+            Decoded::Indexed(_, field) => field,
+            Decoded::Literal(field) => field,
+        }
+    }
 }
 
 impl Field {

@@ -11,6 +11,6 @@ mod table;
 #[cfg(test)]
 mod tests;
 
-pub use decoder::{DecodeError, Decoder, Summary};
+pub use decoder::{DecodeError, Decoded, Decoder, Summary};
 pub use encoder::{NO_DYNAMIC_TABLE, encode_block, encode_field};
-pub use table::{CAPACITY_MAX, ENTRY_OVERHEAD, Table};
+pub use table::{CAPACITY_MAX, ENTRY_OVERHEAD, FieldId, Table};

@@ -6,6 +6,7 @@
 //! long as the generation does.
 
 use std::collections::VecDeque;
+use std::sync::LazyLock;
 
 use bytes::Bytes;
 
@@ -19,16 +20,18 @@ pub const CAPACITY_MAX: usize = 4096;
 
 const STATIC_LEN: usize = static_table::ENTRIES.len();
 
-static STATIC_CLASSES: [Class; STATIC_LEN] = {
-    let mut classes = [Class::Regular; STATIC_LEN];
-    let mut place = 0;
-    while place < STATIC_LEN {
-        let (name, value) = static_table::ENTRIES[place];
-        classes[place] = Class::of(name, value);
-        place += 1;
-    }
-    classes
-};
+static STATIC_FIELDS: LazyLock<[Field; STATIC_LEN]> = LazyLock::new(|| {
+    static_table::ENTRIES.map(|(name, value)| Field {
+        name: Bytes::from_static(name),
+        value: Bytes::from_static(value),
+        class: Class::of(name, value),
+    })
+});
+
+/// Names an entry for the life of the connection: unlike its index it never changes, and it is never
+/// given to another. Not 0.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct FieldId(pub u64);
 
 #[derive(Debug)]
 pub struct Table {
@@ -36,6 +39,8 @@ pub struct Table {
     size_bytes: usize,
     capacity_bytes: usize,
     generation: u64,
+    /// Dynamic entries there have ever been.
+    inserted: u64,
 }
 
 impl Default for Table {
@@ -45,6 +50,7 @@ impl Default for Table {
             size_bytes: 0,
             capacity_bytes: CAPACITY_MAX,
             generation: 0,
+            inserted: 0,
         }
     }
 }
@@ -64,24 +70,14 @@ impl Table {
 
     /// The field at an index of the RFC: 1 to 61 static, from 62 on dynamic.
     #[inline]
-    pub fn get(&self, index: usize) -> Option<Field> {
+    pub fn get(&self, index: usize) -> Option<(FieldId, &Field)> {
         let place = index.checked_sub(1)?;
-        match static_table::ENTRIES.get(place) {
-            Some(&(name, value)) => Some(Field {
-                name: Bytes::from_static(name),
-                value: Bytes::from_static(value),
-                class: STATIC_CLASSES[place],
-            }),
-            None => self.dynamic.get(place - STATIC_LEN).cloned(),
+        if let Some(field) = STATIC_FIELDS.get(place) {
+            return Some((FieldId(index as u64), field));
         }
-    }
-
-    pub fn name(&self, index: usize) -> Option<Bytes> {
-        let place = index.checked_sub(1)?;
-        match static_table::ENTRIES.get(place) {
-            Some(&(name, _)) => Some(Bytes::from_static(name)),
-            None => self.dynamic.get(place - STATIC_LEN).map(|field| field.name.clone()),
-        }
+        let age = place - STATIC_LEN;
+        let field = self.dynamic.get(age)?;
+        Some((FieldId(STATIC_LEN as u64 + self.inserted - age as u64), field))
     }
 
     /// Adds an entry; one larger than the table empties it and is not kept (RFC 7541, 4.4).
@@ -91,6 +87,7 @@ impl Table {
         self.evict_to(self.capacity_bytes.saturating_sub(entry_bytes));
         if entry_bytes <= self.capacity_bytes {
             self.size_bytes += entry_bytes;
+            self.inserted += 1;
             self.dynamic.push_front(field);
         }
     }
@@ -133,8 +130,9 @@ mod tests {
         ];
         let table = Table::default();
         for (index, name, value) in cases {
-            let found = table.get(index).unwrap();
+            let (id, found) = table.get(index).unwrap();
             assert_eq!((&found.name[..], &found.value[..]), (name.as_bytes(), value.as_bytes()));
+            assert_eq!(id, FieldId(index as u64));
         }
         assert_eq!(table.get(0), None);
         assert_eq!(table.get(62), None);
@@ -148,10 +146,23 @@ mod tests {
         for name in ["a", "b", "c", "d"] {
             table.insert(field(name, "1"));
         }
-        let names: Vec<_> = (62..65).map(|index| table.name(index).unwrap()).collect();
+        let names: Vec<_> = (62..65).map(|index| &table.get(index).unwrap().1.name).collect();
         assert_eq!(names, ["d", "c", "b"]);
         assert_eq!(table.get(65), None);
         assert_eq!(table.size_bytes(), 3 * (ENTRY_OVERHEAD + 2));
+    }
+
+    #[test]
+    fn an_entry_keeps_its_id_while_its_index_moves() {
+        let mut table = Table::default();
+        table.insert(field("a", "1"));
+        let (first, _) = table.get(62).unwrap();
+        table.insert(field("b", "1"));
+        assert_eq!(table.get(63).unwrap().0, first);
+        assert_ne!(table.get(62).unwrap().0, first);
+        assert!(table.set_capacity(0) && table.set_capacity(CAPACITY_MAX));
+        table.insert(field("a", "1"));
+        assert_eq!(table.get(62).unwrap().0, FieldId(first.0 + 2));
     }
 
     #[test]

@@ -11,13 +11,13 @@ use proptest::test_runner::TestRunner;
 use super::huffman;
 use super::static_table;
 use super::*;
-use crate::h2::field::Field;
 
 type Pair = (Vec<u8>, Vec<u8>);
 
 fn decode(decoder: &mut Decoder, block: &[u8]) -> Result<Vec<Pair>, DecodeError> {
     let mut fields = Vec::new();
-    decoder.decode(block, 1 << 20, &mut |field: Field| {
+    decoder.decode(block, 1 << 20, &mut |decoded| {
+        let field = decoded.field();
         fields.push((field.name.to_vec(), field.value.to_vec()));
     })?;
     Ok(fields)

@@ -95,6 +95,53 @@ fn started(limits: Limits, entries: &[(u16, u32)]) -> Connection {
     connection
 }
 
+/// Encodes like the clients do: everything goes into the dynamic table.
+#[derive(Default)]
+struct ModelEncoder {
+    dynamic: Vec<(String, String)>,
+}
+
+impl ModelEncoder {
+    fn encode(&mut self, fields: &[(&str, &str)]) -> Vec<u8> {
+        self.encode_with(fields, |_| 0)
+    }
+
+    fn encode_at_random(&mut self, fields: &[(&str, &str)], numbers: &mut Numbers) -> Vec<u8> {
+        self.encode_with(fields, |choices| numbers.below(choices))
+    }
+
+    /// 0: by index if there is one; 1: as a literal for the table; 2: as a literal.
+    fn encode_with(
+        &mut self,
+        fields: &[(&str, &str)],
+        mut choose: impl FnMut(u64) -> u64,
+    ) -> Vec<u8> {
+        let mut block = Vec::new();
+        for &(name, value) in fields {
+            let known = self.dynamic.iter().position(|entry| *entry == (name.into(), value.into()));
+            let choice = choose(3);
+            if let Some(place) = known.filter(|&place| place < 64 && choice == 0) {
+                block.push(0x80 | (62 + place) as u8);
+                continue;
+            }
+            block.push(if choice == 2 { 0x00 } else { 0x40 });
+            for text in [name, value] {
+                block.push(text.len() as u8);
+                block.extend(text.as_bytes());
+            }
+            if choice == 2 {
+                continue;
+            }
+            self.dynamic.insert(0, (name.into(), value.into()));
+            let size = |entry: &(String, String)| entry.0.len() + entry.1.len() + 32;
+            while self.dynamic.iter().map(size).sum::<usize>() > 4_096 {
+                self.dynamic.pop();
+            }
+        }
+        block
+    }
+}
+
 /// Numbers for tests that need many: SplitMix64.
 struct Numbers(u64);
 

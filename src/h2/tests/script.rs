@@ -119,7 +119,8 @@ impl Run {
             Kind::Data => format!("DATA {stream} {}{end}", payload.len()),
             Kind::Headers => {
                 let mut fields = String::new();
-                let decoded = self.decoder.decode(payload, 1 << 16, &mut |field| {
+                let decoded = self.decoder.decode(payload, 1 << 16, &mut |decoded| {
+                    let field = decoded.field();
                     let name = String::from_utf8_lossy(&field.name).into_owned();
                     fields += &format!(" {name}={}", String::from_utf8_lossy(&field.value));
                 });
