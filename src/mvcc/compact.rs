@@ -157,12 +157,12 @@ pub(super) fn load(store: &Store) -> Result<(Revisions, Revision), MvccError> {
     };
     let compact = number(meta::COMPACT_SCHEDULED)?.unwrap_or(-1);
     let removed = number(meta::COMPACT_FINISHED)?.unwrap_or(-1);
-    let floor = number(meta::CURRENT_FLOOR)?.unwrap_or(1);
     let cursor = match store.view().get(META, meta::COMPACT_CURSOR)? {
         None => Revision::default(),
         Some(bytes) => Revision::from_bytes(bytes)
             .ok_or_else(|| MvccError::damaged("the cursor of the compaction"))?,
     };
-    let current = floor.max(compact).max(1);
+    // The change at the bound is kept here; in a history that was made elsewhere it may be missing.
+    let current = compact.max(1);
     Ok((Revisions { current, compact, removed }, cursor))
 }

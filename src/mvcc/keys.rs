@@ -1,9 +1,9 @@
 //! The trees of the store and the keys in them: the one place that knows their encoding.
 //!
 //! ```text
-//! KEY    escaped user key, terminator, !main (8), !sub (4)    -> [`super::record::KeyMeta`]
-//! REV    main (8), sub (4)                                    -> [`super::record::Change`]
-//! META   a name                                               -> see the registry below
+//! KEY    escaped user key, terminator, !main (8), !sub (4)    -> what is known of the version
+//! REV    main (8), sub (4)                                    -> the change
+//! META   a name                                               -> see there
 //! LEASE_KEYS  lease id (8), user key                          -> empty
 //! ```
 //!
@@ -32,9 +32,6 @@ pub mod meta {
     pub const COMPACT_FINISHED: &[u8] = b"mvcc/compact/finished";
     /// Everything below this revision (main and sub, 12 bytes) was looked at by the compaction.
     pub const COMPACT_CURSOR: &[u8] = b"mvcc/compact/cursor";
-    /// A revision that the current one is not below, whatever the history says (8 bytes). Only an
-    /// import writes it.
-    pub const CURRENT_FLOOR: &[u8] = b"mvcc/current/floor";
 }
 
 /// Keys of the store up to this length are built without allocating. Kubernetes' keys have 40 to

@@ -5,6 +5,7 @@ use prost::Message;
 use super::fixture::{
     Bed, delete, op_delete, op_put, op_range, op_txn, put, put_with_lease, range, range_bytes,
 };
+use crate::mvcc::keys::{META, meta};
 use crate::mvcc::{
     Chunk, HashKv, MvccError, Progress, RangeStream, Revision, is_read_only, is_serializable,
 };
@@ -373,6 +374,38 @@ fn old_revisions_are_readable_down_to_the_bound_and_the_header_stays_current() {
 }
 
 #[test]
+fn the_past_is_the_same_however_much_was_changed_since() {
+    let mut bed = Bed::new();
+    for key in ["a", "b", "c", "gone"] {
+        bed.put(key, "first");
+    }
+    bed.delete("gone", "");
+    bed.put("d", "first");
+    let past = bed.mvcc.current_revision();
+    let at_past = RangeRequest { revision: past, ..range("a", "\0") };
+    let expected = bed.range(&at_past).unwrap().kvs;
+    assert_eq!(keys(&bed.range(&at_past).unwrap()), ["a", "b", "c", "d"]);
+    bed.delete("c", "");
+    for i in 0..3_000 {
+        let key = ["a", "b", "new", "gone"][i % 4];
+        if i % 100 == 2 {
+            bed.delete(key, "");
+        } else {
+            bed.put(key, "later");
+        }
+        // Far changes, near ones, and more of them than are undone one by one.
+        if [10, 500, 1_100, 2_999].contains(&i) {
+            let response = bed.range(&at_past).unwrap();
+            assert_eq!(response.kvs, expected);
+            assert_eq!(response.count, 4);
+            let limited = RangeRequest { limit: 2, ..at_past.clone() };
+            assert_eq!(bed.range(&limited).unwrap().count, 4);
+            assert_eq!(bed.range(&range("a", "b\0")).unwrap().count, 2);
+        }
+    }
+}
+
+#[test]
 fn without_values_the_lease_is_missing_too_unless_sorted_by_value() {
     let mut bed = Bed::new();
     bed.put_request(&put_with_lease("a", "v", 7)).unwrap();
@@ -566,6 +599,16 @@ fn the_revision_does_not_go_back_when_everything_is_deleted_and_compacted() {
     assert_eq!(bed.mvcc.current_revision(), 3);
     assert_eq!(bed.put("a", "1"), 4);
     assert_eq!(bed.get("a").unwrap().version, 1);
+}
+
+#[test]
+fn the_revision_is_not_below_the_bound_even_if_no_change_is_left() {
+    let mut bed = Bed::new();
+    bed.store.put(META, meta::COMPACT_SCHEDULED, &10i64.to_be_bytes(), false).unwrap();
+    bed.reopen();
+    assert_eq!(bed.mvcc.current_revision(), 10);
+    assert_eq!(bed.mvcc.compact_step(&mut bed.store, 1).unwrap(), Progress::Done);
+    assert_eq!(bed.put("a", ""), 11);
 }
 
 #[test]
