@@ -1,0 +1,168 @@
+//! The requests of a sequence and the answers to them, typed, and how two answers are compared.
+
+use bytes::Bytes;
+use prost::Message;
+use ringd::proto::etcdserverpb as pb;
+
+use crate::client::{Client, Fields, Reply};
+
+/// One line per method: its variant, its path, its messages.
+macro_rules! methods {
+    ($($name:ident $path:literal $request:ident $response:ident;)*) => {
+        #[derive(Clone, Debug, PartialEq)]
+        pub enum Request { $($name(pb::$request),)* }
+
+        #[derive(Clone, Debug, PartialEq)]
+        pub enum Content { $($name(pb::$response),)* }
+
+        impl Request {
+            pub fn path(&self) -> &'static str {
+                match self { $(Request::$name(_) => concat!("/etcdserverpb.", $path),)* }
+            }
+
+            pub fn name(&self) -> &'static str {
+                match self { $(Request::$name(_) => stringify!($name),)* }
+            }
+
+            pub async fn send(&self, client: &Client) -> Reply {
+                match self { $(Request::$name(message) => client.call(self.path(), message).await,)* }
+            }
+
+            fn decode(&self, bytes: Bytes) -> Result<Content, prost::DecodeError> {
+                match self {
+                    $(Request::$name(_) => pb::$response::decode(bytes).map(Content::$name),)*
+                }
+            }
+        }
+
+        impl Content {
+            fn encode(&self) -> Vec<u8> {
+                match self { $(Content::$name(message) => message.encode_to_vec(),)* }
+            }
+
+            pub fn header_mut(&mut self) -> Option<&mut pb::ResponseHeader> {
+                match self { $(Content::$name(message) => header_of!($name, message),)* }
+            }
+        }
+    };
+}
+
+macro_rules! header_of {
+    (RangeStream, $message:ident) => {
+        $message.range_response.as_mut().and_then(|part| part.header.as_mut())
+    };
+    ($name:ident, $message:ident) => {
+        $message.header.as_mut()
+    };
+}
+
+methods! {
+    Range "KV/Range" RangeRequest RangeResponse;
+    RangeStream "KV/RangeStream" RangeRequest RangeStreamResponse;
+    Put "KV/Put" PutRequest PutResponse;
+    DeleteRange "KV/DeleteRange" DeleteRangeRequest DeleteRangeResponse;
+    Txn "KV/Txn" TxnRequest TxnResponse;
+    Compact "KV/Compact" CompactionRequest CompactionResponse;
+    LeaseGrant "Lease/LeaseGrant" LeaseGrantRequest LeaseGrantResponse;
+    LeaseRevoke "Lease/LeaseRevoke" LeaseRevokeRequest LeaseRevokeResponse;
+    LeaseTimeToLive "Lease/LeaseTimeToLive" LeaseTimeToLiveRequest LeaseTimeToLiveResponse;
+    LeaseLeases "Lease/LeaseLeases" LeaseLeasesRequest LeaseLeasesResponse;
+    Alarm "Maintenance/Alarm" AlarmRequest AlarmResponse;
+    HashKv "Maintenance/HashKV" HashKvRequest HashKvResponse;
+    Status "Maintenance/Status" StatusRequest StatusResponse;
+    Defragment "Maintenance/Defragment" DefragmentRequest DefragmentResponse;
+    MemberList "Cluster/MemberList" MemberListRequest MemberListResponse;
+    KeepAlive "Lease/LeaseKeepAlive" LeaseKeepAliveRequest LeaseKeepAliveResponse;
+}
+
+/// An answer in the form in which it is compared.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Answer {
+    pub head: Fields,
+    pub messages: Vec<Content>,
+    pub tail: Fields,
+    pub broken: Option<String>,
+    /// Set when a message has fields that the schema does not know, or is not encoded as etcd encodes it.
+    pub foreign_bytes: Option<Bytes>,
+}
+
+impl Answer {
+    pub fn of(request: &Request, reply: Reply) -> Answer {
+        let mut answer = Answer {
+            head: reply.head,
+            messages: Vec::new(),
+            tail: reply.tail,
+            broken: reply.broken,
+            foreign_bytes: None,
+        };
+        for bytes in reply.messages {
+            match request.decode(bytes.clone()) {
+                Ok(mut message) => {
+                    if message.encode() != bytes {
+                        answer.foreign_bytes = Some(bytes);
+                    }
+                    mask(&mut message);
+                    answer.messages.push(message);
+                }
+                Err(_) => answer.foreign_bytes = Some(bytes),
+            }
+        }
+        answer
+    }
+
+    pub fn revision(&mut self) -> Option<i64> {
+        Some(self.messages.last_mut()?.header_mut()?.revision)
+    }
+
+    pub fn code(&self) -> i32 {
+        let fields = self.tail.iter().chain(&self.head);
+        let status = fields.clone().find(|(name, _)| name == "grpc-status");
+        status.and_then(|(_, code)| code.parse().ok()).unwrap_or(-1)
+    }
+}
+
+/// Takes out what two servers with the same history may differ in: terms, sizes, indices, orders that etcd leaves open.
+fn mask(message: &mut Content) {
+    if let Some(header) = message.header_mut() {
+        header.raft_term = 0;
+    }
+    if let Content::LeaseTimeToLive(lease) = message {
+        // In the order of a Go map, that is in none.
+        lease.keys.sort();
+    }
+    if let Content::Status(status) = message {
+        status.db_size = 0;
+        status.db_size_in_use = 0;
+        status.raft_index = 0;
+        status.raft_applied_index = 0;
+        status.raft_term = 0;
+        // Etcd finds out some seconds after its start.
+        status.storage_version.clear();
+    }
+}
+
+/// A lease's remaining time is compared with this tolerance: the servers are not asked in the same instant.
+const TTL_TOLERANCE_SECONDS: i64 = 5;
+
+/// Equal field by field, apart from what is nobody's promise. A restart gives all leases their full time again, at once,
+/// so that it leaves no order of expiry among those that were granted the same time.
+pub fn same(left: &Answer, right: &Answer, restarted: bool) -> bool {
+    if left == right {
+        return true;
+    }
+    let (mut left, mut right) = (left.clone(), right.clone());
+    for (left, right) in left.messages.iter_mut().zip(&mut right.messages) {
+        if let (Content::LeaseLeases(left), Content::LeaseLeases(right)) = (&mut *left, &mut *right)
+            && restarted
+        {
+            left.leases.sort_by_key(|lease| lease.id);
+            right.leases.sort_by_key(|lease| lease.id);
+        }
+        if let (Content::LeaseTimeToLive(left), Content::LeaseTimeToLive(right)) = (left, right)
+            && (left.ttl - right.ttl).abs() <= TTL_TOLERANCE_SECONDS
+        {
+            left.ttl = right.ttl;
+        }
+    }
+    left == right
+}

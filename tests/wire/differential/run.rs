@@ -1,0 +1,513 @@
+//! Sends one sequence to two servers and compares what comes back.
+
+use std::collections::BTreeMap;
+use std::fmt::{self, Debug};
+
+use bytes::Bytes;
+use ringd::proto::etcdserverpb as pb;
+use ringd::proto::mvccpb;
+
+use super::generate::{Limits, STREAMS, Step, World};
+use super::request::{Answer, Request, same};
+use super::watching::Watching;
+use crate::client::Client;
+use crate::server::{Kind, PATIENCE, Server};
+
+/// What is printed of a request or an answer.
+const SHOWN_CHARS: usize = 3_000;
+const SHOWN_RUN_CHARS: usize = 20;
+
+/// The two sides, the reference second.
+pub const SIDES: [Kind; 2] = [Kind::Ringd, Kind::Etcd];
+
+struct Side {
+    kind: Kind,
+    client: Client,
+    streams: Vec<Watching>,
+    /// Watches everything from the beginning: from it is known what the other watchers are to get.
+    auditor: Watching,
+    history: Vec<mvccpb::Event>,
+    server: Server,
+}
+
+/// What was done, to show that the run was about something.
+#[derive(Default)]
+pub struct Tally {
+    pub requests: usize,
+    pub events: usize,
+    /// By method and code.
+    pub answers: BTreeMap<(&'static str, i32), usize>,
+}
+
+pub struct Difference {
+    pub step: usize,
+    what: String,
+    sides: [String; 2],
+}
+
+impl fmt::Display for Difference {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        writeln!(f, "step {}: {}", self.step, self.what)?;
+        for (kind, side) in SIDES.iter().zip(&self.sides) {
+            writeln!(f, "  {kind}: {side}")?;
+        }
+        Ok(())
+    }
+}
+
+/// As Rust shows it, without the fields that say nothing and without the middle of long values.
+pub fn shorten(shown: impl Debug) -> String {
+    let mut shown = format!("{shown:?}");
+    for nothing in [": 0,", ": false,", ": b\"\",", ": None,"] {
+        let mut kept = String::with_capacity(shown.len());
+        let mut rest = shown.as_str();
+        while let Some(at) = rest.find(nothing) {
+            let name = rest[..at].rfind([' ', '{', '(']).map_or(0, |space| space + 1);
+            kept.push_str(&rest[..name]);
+            rest = rest[at + nothing.len()..].trim_start();
+        }
+        kept.push_str(rest);
+        shown = kept;
+    }
+    let mut runs = String::with_capacity(shown.len());
+    let mut last = ('\0', 0);
+    for char in shown.chars() {
+        last = if char == last.0 { (char, last.1 + 1) } else { (char, 1) };
+        match last.1 {
+            ..=SHOWN_RUN_CHARS => runs.push(char),
+            length if length == SHOWN_RUN_CHARS + 1 => runs.push('~'),
+            _ => {}
+        }
+    }
+    match runs.char_indices().nth(SHOWN_CHARS) {
+        Some((at, _)) => format!("{} ... ({} characters)", &runs[..at], runs.len()),
+        None => runs,
+    }
+}
+
+/// Runs a sequence on fresh servers. `source` gives the next steps, until `None`; `done` collects them.
+pub async fn run(
+    limits: Limits,
+    source: &mut dyn FnMut(&World, usize) -> Option<Vec<Step>>,
+    done: &mut Vec<Step>,
+    tally: &mut Tally,
+) -> Result<(), Difference> {
+    let mut pair = Pair::start(limits).await;
+    while let Some(steps) = source(&pair.world, tally.requests) {
+        for step in steps {
+            done.push(step.clone());
+            pair.step = done.len() - 1;
+            pair.take(step, tally).await?;
+        }
+    }
+    pair.step = done.len();
+    pair.drain(tally).await
+}
+
+struct Pair {
+    sides: [Side; 2],
+    world: World,
+    step: usize,
+    /// A watcher was created that starts in the past.
+    unsettled: bool,
+}
+
+impl Pair {
+    async fn start(limits: Limits) -> Pair {
+        let args = [
+            format!("--max-txn-ops={}", limits.max_txn_ops),
+            format!("--max-request-bytes={}", limits.max_request_bytes),
+            "--unsafe-no-fsync".to_owned(),
+        ];
+        let mut sides = Vec::new();
+        for kind in SIDES {
+            let args = args.each_ref().map(String::as_str);
+            let server = Server::start(kind, &args);
+            sides.push(Side::connect(kind, server).await);
+        }
+        let status: pb::StatusResponse = sides[1]
+            .client
+            .call("/etcdserverpb.Maintenance/Status", &pb::StatusRequest {})
+            .await
+            .message();
+        let member = status.header.map_or(0, |header| header.member_id);
+        let Ok(sides) = <[Side; 2]>::try_from(sides) else { unreachable!("two sides") };
+        let world = World {
+            revision: 1,
+            compacted: -1,
+            compactions: Vec::new(),
+            restarted: false,
+            member,
+            limits,
+        };
+        Pair { sides, world, step: 0, unsettled: false }
+    }
+
+    async fn take(&mut self, step: Step, tally: &mut Tally) -> Result<(), Difference> {
+        match step {
+            Step::Calls(requests) => self.calls(requests, tally).await,
+            Step::WatchCreate { stream, request } => {
+                tally.requests += 1;
+                self.watch_create(stream, &request).await
+            }
+            Step::WatchCancel { stream, watch_id } => {
+                tally.requests += 1;
+                self.watch_cancel(stream, watch_id).await
+            }
+            Step::WatchProgress { stream } => {
+                tally.requests += 1;
+                self.watch_progress(stream).await
+            }
+            Step::WatchReopen { stream } => {
+                for side in &mut self.sides {
+                    let mut old = std::mem::replace(
+                        &mut side.streams[stream],
+                        Watching::open(&side.client).await,
+                    );
+                    old.stream.finish();
+                }
+                Ok(())
+            }
+            Step::Restart { kill } => {
+                self.restart(kill).await;
+                Ok(())
+            }
+            Step::Drain => self.drain(tally).await,
+            Step::Settle => self.settle().await,
+        }
+    }
+
+    async fn restart(&mut self, kill: bool) {
+        let [left, right] = &mut self.sides;
+        for side in [&mut *left, &mut *right] {
+            if kill {
+                side.server.kill();
+            } else {
+                side.server.stop();
+            }
+        }
+        // They start side by side.
+        std::thread::scope(|scope| {
+            for side in [&mut *left, &mut *right] {
+                scope.spawn(|| {
+                    side.server.run().unwrap_or_else(|err| panic!("{}: {err:#?}", side.kind))
+                });
+            }
+        });
+        for side in [left, right] {
+            side.reconnect(self.world.revision).await;
+        }
+        self.unsettled = false;
+        self.world.restarted = true;
+    }
+
+    async fn calls(&mut self, requests: Vec<Request>, tally: &mut Tally) -> Result<(), Difference> {
+        let [left, right] = &self.sides;
+        let (left, right) =
+            tokio::join!(answers(&left.client, &requests), answers(&right.client, &requests));
+        for ((request, left), mut right) in requests.iter().zip(left).zip(right) {
+            tally.requests += 1;
+            *tally.answers.entry((request.name(), right.code())).or_default() += 1;
+            if !same(&left, &right, self.world.restarted) {
+                return Err(Difference {
+                    step: self.step,
+                    what: shorten(request),
+                    sides: [shorten(&left), shorten(&right)],
+                });
+            }
+            if let Some(revision) = right.revision() {
+                self.world.revision = self.world.revision.max(revision);
+            }
+            if let (Request::Compact(request), true) = (request, right.code() == 0) {
+                self.world.compacted = request.revision;
+                self.world.compactions.push(request.revision);
+            }
+        }
+        Ok(())
+    }
+
+    async fn watch_create(
+        &mut self,
+        at: usize,
+        request: &pb::WatchCreateRequest,
+    ) -> Result<(), Difference> {
+        for side in &mut self.sides {
+            side.streams[at].create(request);
+        }
+        let created = self.answer_on(at, request, |answer| answer.created).await?;
+        if created.canceled {
+            return Ok(());
+        }
+        let current = self.world.revision;
+        for side in &mut self.sides {
+            side.streams[at].add(created.watch_id, request, current);
+        }
+        let start = request.start_revision;
+        self.unsettled |= (1..=current).contains(&start);
+        if start != 0 && start < self.world.compacted {
+            let id = created.watch_id;
+            self.answer_on(at, request, |answer| answer.canceled && answer.watch_id == id).await?;
+            for side in &mut self.sides {
+                side.streams[at].end(id);
+            }
+        }
+        Ok(())
+    }
+
+    async fn watch_cancel(&mut self, at: usize, watch_id: i64) -> Result<(), Difference> {
+        for side in &mut self.sides {
+            side.streams[at].cancel(watch_id);
+        }
+        if !self.sides[1].streams[at].watchers.contains_key(&watch_id) {
+            return Ok(());
+        }
+        let what = format!("cancel of {watch_id}");
+        self.answer_on(at, &what, |answer| answer.canceled && answer.watch_id == watch_id).await?;
+        for side in &mut self.sides {
+            side.streams[at].watchers.remove(&watch_id);
+        }
+        Ok(())
+    }
+
+    async fn watch_progress(&mut self, at: usize) -> Result<(), Difference> {
+        let current = self.world.revision;
+        let watching = &self.sides[1].streams[at];
+        if watching.watchers.is_empty() || watching.waits_for_future(current) {
+            return Ok(());
+        }
+        for index in 0..2 {
+            let kind = self.sides[index].kind;
+            let progress = self.sides[index].streams[at].until_progress(current).await;
+            progress.map_err(|err| self.misbehaves(kind, err))?;
+        }
+        Ok(())
+    }
+
+    /// Etcd looks into the past for all watchers that need it at once, now and then. So when one that is created now is
+    /// done with it, all are. Etcd says by an answer to a progress request that it is done.
+    async fn settle(&mut self) -> Result<(), Difference> {
+        if !std::mem::take(&mut self.unsettled) {
+            return Ok(());
+        }
+        let current = self.world.revision;
+        for index in 0..2 {
+            let kind = self.sides[index].kind;
+            let settled = self.sides[index].auditor.settle(current).await;
+            settled.map_err(|err| self.misbehaves(kind, err))?;
+        }
+        Ok(())
+    }
+
+    /// Waits on both sides for the next answer that fits, and compares the two.
+    async fn answer_on(
+        &mut self,
+        at: usize,
+        what: &dyn Debug,
+        fits: impl Fn(&pb::WatchResponse) -> bool,
+    ) -> Result<pb::WatchResponse, Difference> {
+        let mut found = Vec::new();
+        for index in 0..2 {
+            let side = &mut self.sides[index];
+            let kind = side.kind;
+            let answer = side.streams[at].answer(&fits).await;
+            found.push(answer.map_err(|err| self.misbehaves(kind, format!("{what:?}: {err}")))?);
+        }
+        if found[0] != found[1] {
+            return Err(Difference {
+                step: self.step,
+                what: shorten(what),
+                sides: [shorten(&found[0]), shorten(&found[1])],
+            });
+        }
+        Ok(found.remove(0))
+    }
+
+    fn misbehaves(&self, kind: Kind, what: String) -> Difference {
+        let mut sides = [String::from("-"), String::from("-")];
+        sides[usize::from(kind == SIDES[1])] = what;
+        Difference { step: self.step, what: "a watch stream".to_owned(), sides }
+    }
+
+    /// Waits until every watcher has what the history holds for it, and compares the events.
+    async fn drain(&mut self, tally: &mut Tally) -> Result<(), Difference> {
+        let current = self.world.revision;
+        for index in 0..2 {
+            let kind = self.sides[index].kind;
+            let outcome = self.sides[index].catch_up(current).await;
+            outcome.map_err(|err| self.misbehaves(kind, err))?;
+        }
+        tally.events += self.compare_events()?;
+        Ok(())
+    }
+
+    fn compare_events(&mut self) -> Result<usize, Difference> {
+        let step = self.step;
+        let [left, right] = &mut self.sides;
+        let mut compared = 0;
+        let pairs = std::iter::once((&mut left.auditor, &mut right.auditor))
+            .chain(left.streams.iter_mut().zip(&mut right.streams));
+        for (left, right) in pairs {
+            for (id, right) in &mut right.watchers {
+                let left = left.watchers.get_mut(id).expect("the same watchers on both sides");
+                if left.events != right.events {
+                    return Err(Difference {
+                        step,
+                        what: format!("events of watcher {id}: {:?}", right.request),
+                        sides: differing(&left.events, &right.events),
+                    });
+                }
+                compared += left.events.len();
+                left.events.clear();
+                right.events.clear();
+            }
+        }
+        Ok(compared)
+    }
+}
+
+impl Side {
+    async fn connect(kind: Kind, server: Server) -> Side {
+        let client = Client::connect(server.client).await;
+        let (auditor, streams) = open_watches(&client, 1).await;
+        Side { kind, client, streams, auditor, history: Vec::new(), server }
+    }
+
+    async fn reconnect(&mut self, revision: i64) {
+        self.client = Client::connect(self.server.client).await;
+        (self.auditor, self.streams) = open_watches(&self.client, revision).await;
+    }
+
+    async fn catch_up(&mut self, current: i64) -> Result<(), String> {
+        let auditor = &mut self.auditor;
+        let caught_up = tokio::time::timeout(PATIENCE, async {
+            while auditor.watchers[&0].last_revision < current {
+                auditor.receive().await?;
+            }
+            Ok::<_, String>(())
+        });
+        let caught_up = caught_up.await;
+        let everything = &self.auditor.watchers[&0];
+        match caught_up {
+            Ok(outcome) => outcome?,
+            Err(_) => {
+                let last = everything.last_revision;
+                return Err(format!("a watch of everything stops at {last}, not at {current}"));
+            }
+        }
+        // Both sides' events are compared, and forgotten, right after this.
+        self.history.extend(everything.events.iter().cloned());
+        for watching in &mut self.streams {
+            for watcher in watching.watchers.values_mut() {
+                watcher.count(&self.history);
+            }
+            watching.receive_ready()?;
+            let arrived = tokio::time::timeout(PATIENCE, async {
+                while watching.lacks_events() {
+                    watching.receive().await?;
+                }
+                Ok::<_, String>(())
+            });
+            if let Ok(outcome) = arrived.await {
+                outcome?;
+            }
+            if let Some((id, watcher)) =
+                watching.watchers.iter().find(|(_, watcher)| watcher.received != watcher.expected)
+            {
+                return Err(format!(
+                    "watcher {id} got {} events of {}",
+                    watcher.received, watcher.expected
+                ));
+            }
+        }
+        Ok(())
+    }
+}
+
+async fn open_watches(client: &Client, revision: i64) -> (Watching, Vec<Watching>) {
+    let mut auditor = Watching::open(client).await;
+    auditor.create(&everything());
+    auditor.answer(|answer| answer.created).await.expect("a created response");
+    auditor.add(0, &everything(), revision);
+    let mut streams = Vec::new();
+    for _ in 0..STREAMS {
+        streams.push(Watching::open(client).await);
+    }
+    (auditor, streams)
+}
+
+fn everything() -> pb::WatchCreateRequest {
+    pb::WatchCreateRequest {
+        key: Bytes::from_static(b"\0"),
+        range_end: Bytes::from_static(b"\0"),
+        prev_kv: true,
+        ..Default::default()
+    }
+}
+
+/// The answers to calls that are all under way at the same time.
+async fn answers(client: &Client, requests: &[Request]) -> Vec<Answer> {
+    if let [request] = requests {
+        return vec![Answer::of(request, request.send(client).await)];
+    }
+    let calls: Vec<_> = requests
+        .iter()
+        .cloned()
+        .map(|request| {
+            let client = client.clone();
+            tokio::spawn(async move { Answer::of(&request, request.send(&client).await) })
+        })
+        .collect();
+    let mut answers = Vec::new();
+    for call in calls {
+        answers.push(call.await.expect("a call does not panic"));
+    }
+    answers
+}
+
+/// The first event that is not the same on both sides, with its neighbour before.
+fn differing(left: &[mvccpb::Event], right: &[mvccpb::Event]) -> [String; 2] {
+    let equal = left.iter().zip(right).take_while(|(left, right)| left == right).count();
+    let show = |events: &[mvccpb::Event]| {
+        let from = equal.saturating_sub(1).min(events.len());
+        let to = (equal + 2).min(events.len());
+        format!("events {from}.. of {}: {}", events.len(), shorten(&events[from..to]))
+    };
+    [show(left), show(right)]
+}
+
+impl Tally {
+    pub fn add(&mut self, other: Tally) {
+        self.requests += other.requests;
+        self.events += other.events;
+        for (answer, count) in other.answers {
+            *self.answers.entry(answer).or_default() += count;
+        }
+    }
+
+    /// A comparison of nothing is equal, too.
+    pub fn assert_alive(&self) {
+        for method in ["Range", "RangeStream", "Put", "DeleteRange", "Txn", "Compact", "HashKv"] {
+            assert!(self.answers.contains_key(&(method, 0)), "no {method} succeeded");
+            assert!(
+                self.answers.keys().any(|(name, code)| *name == method && *code != 0)
+                    || method == "DeleteRange",
+                "no {method} was refused"
+            );
+        }
+        assert!(self.events > self.requests / 10, "hardly any event was compared");
+    }
+}
+
+impl fmt::Display for Tally {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        writeln!(
+            f,
+            "{} requests, {} events compared; answers by code:",
+            self.requests, self.events
+        )?;
+        for ((method, code), count) in &self.answers {
+            write!(f, " {method}/{code}={count}")?;
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,18 @@
+//! ringd seen from outside: processes, sockets, real clients, and a real etcd to compare it with.
+//!
+//! `RINGD_BIN` names another server binary to test. Tests that need programs which are not there (`tests/tools/build`
+//! makes them from Go sources, `tests/tools/install-debian` gets the old etcdctl) say so in one line.
+
+mod client;
+mod differential;
+mod rng;
+mod server;
+
+/// Each test has a runtime of its own, with one thread.
+pub fn block_on<F: Future>(future: F) -> F::Output {
+    tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .expect("a runtime")
+        .block_on(future)
+}
