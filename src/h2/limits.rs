@@ -21,7 +21,8 @@ pub struct Limits {
     /// CONTINUATION frames of one block. The h2 crate: max(5, list / frame * 1.25).
     pub continuation_frames_max: u32,
     /// RST_STREAM frames for requests that have had no reply yet (rapid reset, CVE-2023-44487).
-    /// Generous: a client whose deadlines all pass at once is no attacker.
+    /// The h2 crate: 20 at a time. Here a request costs little to begin, and a client whose
+    /// deadlines all pass at once, under the load of others, is no attacker.
     pub peer_resets: Rate,
     /// Streams this end resets for errors of the peer (CVE-2025-8671). The h2 crate: 1,024 in the
     /// life of a connection; here the count leaks, since connections live for months.
@@ -76,7 +77,7 @@ impl Default for Limits {
             header_list_bytes_max: 16 << 10,
             header_block_bytes_max: 64 << 10,
             continuation_frames_max: 8,
-            peer_resets: Rate { burst: 1_024, per_second: 256 },
+            peer_resets: Rate { burst: 4_096, per_second: 1_024 },
             own_resets: Rate { burst: 1_024, per_second: 64 },
             settings: Rate { burst: 100, per_second: 10 },
             empty_data: Rate { burst: 100, per_second: 10 },

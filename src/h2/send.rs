@@ -315,6 +315,7 @@ impl Connection {
         let is_blocked = stream.send_window.available() == 0;
         let end_stream = is_drained && stream.ending == Ending::WithData;
         let flags = if end_stream { flags::END_STREAM } else { 0 };
+        out.reserve(HEADER_LEN + len);
         FrameHeader { length: len, kind: Kind::Data, flags, stream: id }.write(out);
         move_out(&mut stream.queue, len, out);
         self.pings.forgive();
