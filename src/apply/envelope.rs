@@ -71,6 +71,21 @@ pub fn wrap(id: u64, kind: Kind, request: &[u8]) -> Vec<u8> {
     entry
 }
 
+/// Whether an entry is a compaction, without decoding its request.
+pub fn is_compaction(mut entry: &[u8]) -> bool {
+    while let Ok((field, WireType::LengthDelimited)) = decode_key(&mut entry) {
+        if field == Kind::Compaction as u32 {
+            return true;
+        }
+        let Ok(len) = decode_varint(&mut entry) else { return false };
+        match usize::try_from(len).ok().and_then(|len| entry.get(len..)) {
+            Some(rest) => entry = rest,
+            None => return false,
+        }
+    }
+    false
+}
+
 /// The id of the proposal and the request. Byte strings are slices of `entry`.
 pub fn unwrap(mut entry: Bytes) -> Result<(u64, Request), Undecodable> {
     let mut id = 0;
@@ -128,6 +143,16 @@ mod tests {
             ..Default::default()
         };
         assert_eq!(unwrap(request.encode_to_vec().into()).unwrap(), (9, Request::Other));
+    }
+
+    #[test]
+    fn compactions_are_told_from_other_entries() {
+        let compaction = CompactionRequest { revision: 5, physical: true }.encode_to_vec();
+        let entry = wrap(u64::MAX, Kind::Compaction, &compaction);
+        assert!(is_compaction(&entry));
+        assert!(!is_compaction(&entry[..3]));
+        assert!(!is_compaction(&wrap(1, Kind::Put, &compaction)));
+        assert!(!is_compaction(b""));
     }
 
     #[test]

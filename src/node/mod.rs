@@ -16,6 +16,8 @@
 mod checkpoint;
 mod compactor;
 mod record;
+#[cfg(test)]
+mod tests;
 
 use std::collections::VecDeque;
 
@@ -168,7 +170,6 @@ pub struct Node {
     checkpoint: CheckpointPolicy,
     nospace_proposed: bool,
     published: bool,
-    uncommitted: bool,
 }
 
 impl Node {
@@ -230,7 +231,6 @@ impl Node {
             pending: 0,
             nospace_proposed: false,
             published: false,
-            uncommitted: false,
         })
     }
 
@@ -334,19 +334,21 @@ impl Node {
         self.advance_raft();
         self.apply_committed(now_ms, output)?;
         self.serve_reads(output);
-        if self.applier.mvcc.compaction_pending() {
-            self.applier.compact_step(COMPACTION_SLICE)?;
-            self.uncommitted = true;
-        }
-        if self.uncommitted {
-            self.applier.commit()?;
-            self.uncommitted = false;
-        }
-        self.checkpoint.run(&mut self.applier.store, now_ms);
         output.notices.append(&mut self.applier.notices);
         if output.notices.contains(&Notice::AlarmsChanged) {
             self.nospace_proposed = false;
         }
+        Ok(())
+    }
+
+    /// One slice of the work that nobody waits for. To be called after the watchers were offered
+    /// what `turn` has applied: a compaction takes away what they have not seen.
+    pub fn background(&mut self, now_ms: u64) -> Result<(), Corruption> {
+        if self.applier.mvcc.compaction_pending() {
+            self.applier.compact_step(COMPACTION_SLICE)?;
+            self.applier.commit()?;
+        }
+        self.checkpoint.run(&mut self.applier.store, now_ms);
         Ok(())
     }
 
@@ -437,20 +439,27 @@ impl Node {
     }
 
     fn apply_committed(&mut self, now_ms: u64, output: &mut Output) -> Result<(), Corruption> {
-        for _ in 0..APPLY_ENTRIES_MAX {
-            let Some(entry) = self.committed.pop_front() else { break };
+        let mut applied = 0;
+        while let Some(entry) = self.committed.pop_front() {
+            // Watchers are offered what came before a compaction before it is applied.
+            if applied == APPLY_ENTRIES_MAX || (applied > 0 && envelope::is_compaction(&entry.data))
+            {
+                self.committed.push_front(entry);
+                break;
+            }
+            applied += 1;
             let data = match entry.kind {
                 EntryKind::Normal => entry.data,
                 EntryKind::ConfChange => Bytes::new(),
             };
             let outcome = self.applier.apply(entry.index.0, entry.term.0, &data, now_ms)?;
-            self.uncommitted = true;
             if self.is_own(outcome.id) {
                 self.pending = self.pending.saturating_sub(1);
                 output.outcomes.push(outcome);
             }
         }
-        if self.uncommitted {
+        if applied > 0 {
+            self.applier.commit()?;
             let applied = LogIndex(self.applier.applied_index());
             self.raft.applied(applied);
             self.raft.compact(applied);

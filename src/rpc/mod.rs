@@ -256,6 +256,7 @@ impl Server {
         core.output = output;
         result?;
         core.feed_watchers(&mut self.connections)?;
+        core.node.background(now_ms)?;
         core.feed_streams(&mut self.connections);
         core.step_hashes(&mut self.connections)?;
         core.finish_waiting(&mut self.connections);

@@ -2,6 +2,6 @@
 //! through it, and one test for each rule of etcd that is easily got wrong.
 
 mod directed;
-mod fixture;
+pub mod fixture;
 mod model;
 mod random;

@@ -14,6 +14,8 @@
 //! Knows nothing of gRPC: a `Sink` takes events and tells which streams take more.
 
 mod groups;
+#[cfg(test)]
+mod tests;
 
 use std::collections::VecDeque;
 
