@@ -116,6 +116,8 @@ pub struct LogDisk {
     durability: Durability,
     open: RefCell<HashMap<SegmentId, Segment>>,
     write_in_flight: Cell<bool>,
+    /// A full disk has been met and told of.
+    full: Cell<bool>,
     /// `/dev/null`, for `fence`.
     null: BufferedFile,
 }
@@ -129,6 +131,7 @@ impl LogDisk {
             durability,
             open: RefCell::default(),
             write_in_flight: Cell::new(false),
+            full: Cell::new(false),
             null,
         })
     }
@@ -153,8 +156,17 @@ impl LogDisk {
         let direct = self.durability == Durability::Direct;
         let made = blocking(move || segments::create(&dir, segment, len, direct)).await;
         let created = segments::judge(&self.dir, segment, made);
-        if created == Created::Done {
-            self.segment(segment).await;
+        match created {
+            Created::Done => {
+                self.full.set(false);
+                self.segment(segment).await;
+            }
+            Created::NoSpace if !self.full.replace(true) => tracing::warn!(
+                path = %self.dir.display(),
+                bytes = len,
+                "no space for another segment of the log; writes are refused when this one is full"
+            ),
+            Created::NoSpace => {}
         }
         created
     }

@@ -28,13 +28,21 @@ pub struct StoreDisk {
     file: BufferedFile,
     no_fsync: bool,
     in_flight: Cell<usize>,
+    /// A full disk has been met and told of.
+    full: Cell<bool>,
 }
 
 impl StoreDisk {
     pub async fn open(path: &Path, no_fsync: bool) -> io::Result<StoreDisk> {
         let file = OpenOptions::new().write(true).buffered_open(path).await.map_err(plain)?;
         files::hold(&file)?;
-        Ok(StoreDisk { path: path.to_owned(), file, no_fsync, in_flight: Cell::new(0) })
+        Ok(StoreDisk {
+            path: path.to_owned(),
+            file,
+            no_fsync,
+            in_flight: Cell::new(0),
+            full: Cell::new(false),
+        })
     }
 
     /// Operations started and not finished.
@@ -63,8 +71,17 @@ impl StoreDisk {
             other => other,
         };
         match reserved {
-            Ok(()) => {}
-            Err(error) if files::is_no_space(&error) => return Grown::NoSpace,
+            Ok(()) => self.full.set(false),
+            Err(error) if files::is_no_space(&error) => {
+                if !self.full.replace(true) {
+                    tracing::warn!(
+                        path = %self.path.display(),
+                        bytes = len,
+                        "no space for the store to grow; the checkpoint is put off"
+                    );
+                }
+                return Grown::NoSpace;
+            }
             Err(error) => fatal::disk("grow store", &self.path, Some(len), &error),
         }
         self.sync().await;
