@@ -5,6 +5,7 @@
 
 mod client;
 mod differential;
+mod etcdctl;
 mod rng;
 mod server;
 

@@ -26,8 +26,8 @@ const DEFAULT_REQUESTS: usize = 100_000;
 const SHRINK_RUNS_MAX: usize = 60;
 /// The last ones of a sequence that could not be made shorter.
 const SHOWN_STEPS_MAX: usize = 40;
-/// A sequence is one thread's work, and so is each of the two servers it talks to.
-const THREADS: usize = 2;
+/// A sequence is mostly one request at a time, and waits for a restart now and then.
+const THREADS: usize = 4;
 
 #[test]
 fn generated_requests_get_the_answers_of_a_real_etcd() {
