@@ -1,6 +1,7 @@
-//! Conversations between members of a Raft cluster, as text. Each file of `raft/testdata` opens with prose that says what
-//! it shows; then come commands (`> ...`, see `raft/script.rs`) and under each what happens. `UPDATE=1` rewrites what
-//! happens; a change of it is then to be read like a change of code.
+//! Conversations between members of a Raft cluster, as text. Each file of `raft/testdata` opens
+//! with prose that says what it shows; then come commands (`> ...`, see `raft/script.rs`) and under
+//! each what happens. `UPDATE=1` rewrites what happens; a change of it is then to be read like a
+//! change of code.
 
 #[path = "raft/cluster.rs"]
 mod cluster;

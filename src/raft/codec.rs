@@ -1,9 +1,12 @@
-//! The byte form of what this module puts into entries and what its caller keeps of it: configuration changes and
-//! configurations. Entries with them are on disks and on the wire, so the first byte is a version.
+//! The byte form of what this module puts into entries and what its caller keeps of it:
+//! configuration changes and configurations. Entries with them are on disks and on the wire, so the
+//! first byte is a version.
 //!
 //! ```text
-//! ConfChange     version 1 | transition u8 | steps u8 | steps x (kind u8, id u64 LE) | context: the rest
-//! Configuration  version 1 | auto_leave u8 | 4 x (count u8, count x id u64 LE): voters, outgoing, learners, learners_next
+//! ConfChange     version 1 | transition u8 | steps u8 | steps x (kind u8, id u64 LE) |
+//!                context: the rest
+//! Configuration  version 1 | auto_leave u8 |
+//!                4 x (count u8, count x id u64 LE): voters, outgoing, learners, learners_next
 //! ```
 
 use bytes::{Buf, BufMut, Bytes, BytesMut};

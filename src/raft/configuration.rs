@@ -1,8 +1,9 @@
 //! Configurations and the changes between them (thesis, chapter 4).
 //!
-//! Invariants of a [`Configuration`]: `learners` shares nothing with either half of the voters; `learners_next` lies
-//! inside `outgoing` and outside `voters`; without an `outgoing` half there are no `learners_next` and there is nothing to
-//! leave. Deliberately pure: a configuration and a change give a configuration or an error, the same on every member.
+//! Invariants of a [`Configuration`]: `learners` shares nothing with either half of the voters;
+//! `learners_next` lies inside `outgoing` and outside `voters`; without an `outgoing` half there
+//! are no `learners_next` and there is nothing to leave. Deliberately pure: a configuration and a
+//! change give a configuration or an error, the same on every member.
 
 use smallvec::SmallVec;
 
@@ -11,7 +12,8 @@ use bytes::Bytes;
 use super::error::ConfChangeError;
 use super::types::NodeId;
 
-/// Members of a configuration at most: bounds what an encoded one can make us allocate. etcd recommends 7 voters.
+/// Members of a configuration at most: bounds what an encoded one can make us allocate. etcd
+/// recommends 7 voters.
 pub const MEMBERS_MAX: usize = 64;
 
 /// Member ids in rising order, none twice.
@@ -232,8 +234,8 @@ impl ChangeStep {
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Transition {
-    /// Directly when at most one voter comes or goes (thesis, section 4.1), by a joint configuration that the leader
-    /// leaves by itself otherwise.
+    /// Directly when at most one voter comes or goes (thesis, section 4.1), by a joint
+    /// configuration that the leader leaves by itself otherwise.
     #[default]
     Auto,
     /// By a joint configuration that the leader leaves by itself.
@@ -262,5 +264,132 @@ impl ConfChange {
 
     pub fn is_leave(&self) -> bool {
         self.steps.is_empty()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::raft::quorum::{VoteResult, joint_vote_result};
+
+    const MEMBERS: u64 = 4;
+
+    fn set(mask: u32) -> NodeSet {
+        (1..=MEMBERS).filter(|id| mask & 1 << (id - 1) != 0).map(NodeId).collect()
+    }
+
+    fn is_quorum(configuration: &Configuration, mask: u32) -> bool {
+        let members = set(mask);
+        let vote = |id| Some(members.contains(id));
+        joint_vote_result(configuration.halves(), vote) == VoteResult::Won
+    }
+
+    /// Whether any quorum of one and any quorum of the other have a member in common.
+    fn overlap(one: &Configuration, other: &Configuration) -> bool {
+        let all = (1 << MEMBERS) - 1;
+        (0..=all).all(|mask| !is_quorum(one, mask) || !is_quorum(other, all & !mask))
+    }
+
+    fn all_steps() -> Vec<ChangeStep> {
+        let kinds = [ChangeStep::AddVoter, ChangeStep::AddLearner, ChangeStep::Remove];
+        (1..=MEMBERS).flat_map(|id| kinds.map(|kind| kind(NodeId(id)))).collect()
+    }
+
+    fn all_changes() -> Vec<ConfChange> {
+        let steps = all_steps();
+        let mut lists: Vec<SmallVec<[ChangeStep; 2]>> = vec![SmallVec::new()];
+        let mut longest = lists.clone();
+        for _ in 0..3 {
+            let with_one_more = |list: &SmallVec<[ChangeStep; 2]>| {
+                let list = list.clone();
+                steps.clone().into_iter().map(move |step| {
+                    let mut longer = list.clone();
+                    longer.push(step);
+                    longer
+                })
+            };
+            longest = longest.iter().flat_map(with_one_more).collect();
+            lists.extend(longest.iter().cloned());
+        }
+        let transitions = [Transition::Auto, Transition::JointImplicit, Transition::JointExplicit];
+        let with = |steps: &SmallVec<[ChangeStep; 2]>| {
+            transitions.map(|transition| ConfChange {
+                steps: steps.clone(),
+                transition,
+                context: Bytes::new(),
+            })
+        };
+        lists.iter().flat_map(with).collect()
+    }
+
+    #[test]
+    fn every_change_gives_a_sound_configuration_that_shares_a_member_with_the_one_before() {
+        let changes = all_changes();
+        let (mut simple, mut joint, mut refused) = (0, 0, 0);
+        for voters in 1..1u32 << MEMBERS {
+            for learners in (0..1u32 << MEMBERS).filter(|learners| learners & voters == 0) {
+                let before = Configuration {
+                    voters: set(voters),
+                    learners: set(learners),
+                    ..Configuration::default()
+                };
+                for change in &changes {
+                    let Ok(after) = before.changed(change) else {
+                        refused += 1;
+                        continue;
+                    };
+                    assert_eq!(after.complaint(), None);
+                    assert!(overlap(&before, &after), "{before:?} {change:?} {after:?}");
+                    if !after.is_joint() {
+                        simple += 1;
+                        continue;
+                    }
+                    joint += 1;
+                    assert_eq!(after.changed(&changes[3]), Err(ConfChangeError::AlreadyJoint));
+                    let left = after.changed(&ConfChange::leave()).unwrap();
+                    assert_eq!(left.complaint(), None);
+                    assert!(!left.is_joint() && overlap(&after, &left), "{after:?} {left:?}");
+                    check_effect(change, &left);
+                }
+            }
+        }
+        assert!(simple > 1000 && joint > 1000 && refused > 1000);
+    }
+
+    /// In the end every member that was named is what it was to become.
+    fn check_effect(change: &ConfChange, after: &Configuration) {
+        for step in &change.steps {
+            let is = (after.is_voter(step.id()), after.is_learner(step.id()));
+            let expected = match step {
+                ChangeStep::AddVoter(_) => (true, false),
+                ChangeStep::AddLearner(_) => (false, true),
+                ChangeStep::Remove(_) => (false, false),
+            };
+            assert_eq!(is, expected, "{change:?} {after:?}");
+        }
+    }
+
+    #[test]
+    fn changes_that_cannot_be_are_refused_by_name() {
+        let three = Configuration::of_voters([1, 2, 3].map(NodeId));
+        let change = |steps: &[ChangeStep]| ConfChange {
+            steps: steps.iter().copied().collect(),
+            ..ConfChange::default()
+        };
+        let (one, zero) = (NodeId(1), NodeId(0));
+        let twice = change(&[ChangeStep::Remove(one), ChangeStep::AddVoter(one)]);
+        let all = change(&[1, 2, 3].map(|id| ChangeStep::Remove(NodeId(id))));
+        let many: Vec<ChangeStep> = (10..80).map(|id| ChangeStep::AddLearner(NodeId(id))).collect();
+        for (change, error) in [
+            (change(&[ChangeStep::AddVoter(zero)]), ConfChangeError::ZeroId),
+            (twice, ConfChangeError::Duplicate { id: one }),
+            (all, ConfChangeError::NoVoters),
+            (ConfChange::leave(), ConfChangeError::NotJoint),
+            (change(&many), ConfChangeError::TooManyMembers { max: MEMBERS_MAX }),
+            (change(&many[..62]), ConfChangeError::TooManyMembers { max: MEMBERS_MAX }),
+        ] {
+            assert_eq!(three.changed(&change), Err(error));
+        }
+        assert!(three.changed(&change(&many[..61])).is_ok());
     }
 }

@@ -1,8 +1,10 @@
-//! Elections (paper, section 5.2), with PreVote (thesis, section 9.6) and CheckQuorum (thesis, section 6.2).
+//! Elections (paper, section 5.2), with PreVote (thesis, section 9.6) and CheckQuorum (thesis,
+//! section 6.2).
 //!
-//! A member votes once in a term, and a vote is out only when it is durable: both the answers to others and the
-//! candidate's vote for itself. A candidate's requests wait for the disk as well. They claim a log and a term; a candidate
-//! that forgot either in a crash could win with votes that were given to a longer log, or vote again in the same term.
+//! A member votes once in a term, and a vote is out only when it is durable: both the answers to
+//! others and the candidate's vote for itself. A candidate's requests wait for the disk as well.
+//! They claim a log and a term; a candidate that forgot either in a crash could win with votes that
+//! were given to a longer log, or vote again in the same term.
 
 use bytes::Bytes;
 use smallvec::SmallVec;
@@ -22,8 +24,8 @@ pub(super) fn random_timeout(random: &mut Random, election_ticks: u32) -> u32 {
 }
 
 impl Raft {
-    /// Campaigns at once, or as soon as this member may (see `is_promotable`), unless a leader is heard from before. For
-    /// the only voter at its start, and for a member that wants to lead.
+    /// Campaigns at once, or as soon as this member may (see `is_promotable`), unless a leader is
+    /// heard from before. For the only voter at its start, and for a member that wants to lead.
     pub fn campaign(&mut self) {
         self.is_campaign_wanted = true;
         self.campaign_if_wanted();
@@ -35,8 +37,8 @@ impl Raft {
         }
     }
 
-    /// A member with a committed change of the configuration that it has not applied must not campaign: it would count
-    /// the votes of a configuration that may be two changes old.
+    /// A member with a committed change of the configuration that it has not applied must not
+    /// campaign: it would count the votes of a configuration that may be two changes old.
     fn is_promotable(&self) -> bool {
         self.configuration.is_voter(self.config.id)
             && self.log.is_start_persisted()
@@ -44,7 +46,8 @@ impl Raft {
     }
 
     pub(super) fn tick_election(&mut self) {
-        // A candidate whose vote is not durable yet has asked nobody. To start over would only give the disk more to do.
+        // A candidate whose vote is not durable yet has asked nobody. To start over would only give
+        // the disk more to do.
         if self.role == Role::Candidate && self.durability.holds_own_vote(self.term) {
             return;
         }
@@ -96,7 +99,8 @@ impl Raft {
         self.record_vote(from, true);
     }
 
-    /// `transfer`: the leader asked for it, which stands above the patience of voters who still hear from that leader.
+    /// `transfer`: the leader asked for it, which stands above the patience of voters who still
+    /// hear from that leader.
     fn start_election(&mut self, transfer: bool) {
         self.mark(Mark::ElectionStarted);
         self.set_term(self.term.next());
@@ -139,7 +143,8 @@ impl Raft {
         }
     }
 
-    /// A voter that has heard from a leader within the shortest election timeout does not help to depose it.
+    /// A voter that has heard from a leader within the shortest election timeout does not help to
+    /// depose it.
     pub(super) fn is_loyal(&self) -> bool {
         self.leader.is_some() && self.election_elapsed < self.config.election_ticks
     }
@@ -179,12 +184,13 @@ impl Raft {
         self.send(candidate, body);
     }
 
-    /// Another member knows that `position` is committed. That is true for ever and for everybody, so if it is in our
-    /// log, it is committed here as well.
+    /// Another member knows that `position` is committed. That is true for ever and for everybody,
+    /// so if it is in our log, it is committed here as well.
     ///
-    /// Without this a cluster can be stuck: a leader commits the change that takes its vote away, applies it and is gone
-    /// before any other member has heard of the commit. Those still need its vote, by the configuration they know, and
-    /// do not get it if its log is longer; and it does not campaign.
+    /// Without this a cluster can be stuck: a leader commits the change that takes its vote away,
+    /// applies it and is gone before any other member has heard of the commit. Those still need its
+    /// vote, by the configuration they know, and do not get it if its log is longer; and it does
+    /// not campaign.
     pub(super) fn learn_commit(&mut self, position: LogPosition) {
         if self.role == Role::Leader
             || position.index <= self.log.commit()
@@ -270,7 +276,8 @@ impl Raft {
         self.election_timeout = random_timeout(&mut self.random, self.config.election_ticks);
     }
 
-    /// A leader that has not heard from a quorum for an election timeout steps down: its clients should look elsewhere.
+    /// A leader that has not heard from a quorum for an election timeout steps down: its clients
+    /// should look elsewhere.
     pub(super) fn check_quorum(&mut self) {
         let id = self.config.id;
         let progress = &mut self.progress;

@@ -94,8 +94,8 @@ pub enum StepError {
 }
 
 impl StepError {
-    /// A fatal error means that what members hold contradicts what they have acknowledged: this one must stop.
-    /// After any other the message is simply dropped.
+    /// A fatal error means that what members hold contradicts what they have acknowledged: this one
+    /// must stop. After any other the message is simply dropped.
     pub fn is_fatal(&self) -> bool {
         match self {
             StepError::DataLost { .. }

@@ -9,12 +9,13 @@
 //!                                       durable    given out for persisting
 //! ```
 //!
-//! Invariants: `applied <= released <= commit <= last`; `persisted <= handed <= last`; indexes have no gap, terms never
-//! fall. Entries up to `commit` never change.
+//! Invariants: `applied <= released <= commit <= last`; `persisted <= handed <= last`; indexes have
+//! no gap, terms never fall. Entries up to `commit` never change.
 //!
-//! `persisted` counts entries as they are in memory now. When a suffix is replaced, `persisted`, `handed` and the batches
-//! still on their way to the disk are cut back to what was kept, so that the completion of an old write can never make a
-//! new entry at the same index look durable ("ABA").
+//! `persisted` counts entries as they are in memory now. When a suffix is replaced, `persisted`,
+//! `handed` and the batches still on their way to the disk are cut back to what was kept, so that
+//! the completion of an old write can never make a new entry at the same index look durable
+//! ("ABA").
 //!
 //! Deliberately knows no roles, no members and no messages.
 
@@ -128,7 +129,8 @@ impl Log {
         self.term(position.index) == Some(position.term)
     }
 
-    /// Paper, section 5.4.1: whether a log that ends at `other` may lead one that ends like this one.
+    /// Paper, section 5.4.1: whether a log that ends at `other` may lead one that ends like this
+    /// one.
     pub(super) fn is_up_to_date(&self, other: LogPosition) -> bool {
         let last = self.last();
         (other.term, other.index) >= (last.term, last.index)
@@ -157,8 +159,9 @@ impl Log {
         self.range(first, last).take_while(within).cloned().collect()
     }
 
-    /// The last position not after `position` at which a log that holds `position` could agree with this one: nothing
-    /// above it in either log can have a common term. Terms never fall, so this is a search by halves.
+    /// The last position not after `position` at which a log that holds `position` could agree with
+    /// this one: nothing above it in either log can have a common term. Terms never fall, so this
+    /// is a search by halves.
     pub(super) fn last_possible_match(&self, position: LogPosition) -> LogPosition {
         if position.index <= self.start.index {
             return LogPosition { index: position.index, term: Term(0) };
@@ -271,8 +274,8 @@ impl Log {
         if unpersisted_too { self.commit } else { self.commit.min(self.persisted) }
     }
 
-    /// The next committed entries, up to `bytes_max` (but at least one if there is any), and none after a
-    /// configuration change.
+    /// The next committed entries, up to `bytes_max` (but at least one if there is any), and none
+    /// after a configuration change.
     pub(super) fn release(&mut self, unpersisted_too: bool, bytes_max: usize) -> Vec<Entry> {
         let last = self.releasable(unpersisted_too);
         if last <= self.released {
@@ -334,5 +337,106 @@ impl Log {
         } else {
             None
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::raft::random::Random;
+    use bytes::Bytes;
+
+    fn entry(index: u64, term: u64) -> Entry {
+        let (term, index) = (Term(term), LogIndex(index));
+        Entry { term, index, kind: EntryKind::Normal, data: Bytes::from_static(b"data") }
+    }
+
+    fn at(index: u64, term: u64) -> LogPosition {
+        LogPosition { index: LogIndex(index), term: Term(term) }
+    }
+
+    /// A log that begins after 3/1, all durable, nothing committed beyond.
+    fn log(terms: &[u64]) -> Log {
+        let entries: Vec<Entry> =
+            (4..).zip(terms).map(|(index, &term)| entry(index, term)).collect();
+        Log::restore(at(3, 1), entries, LogIndex(3), LogIndex(3), Term(99)).unwrap()
+    }
+
+    #[test]
+    fn the_last_possible_match_is_the_one_a_walk_backwards_finds() {
+        let mut random = Random::new(5);
+        for _ in 0..2000 {
+            let mut term = 1;
+            let terms: Vec<u64> = (0..random.below(12))
+                .map(|_| {
+                    term += random.below(3);
+                    term
+                })
+                .collect();
+            let log = log(&terms);
+            let from = at(4 + random.below(15), random.below(20));
+            let found = log.last_possible_match(from);
+            let walk = (4..=from.index.0.min(log.last().index.0)).rev().map(LogIndex);
+            let expected = walk
+                .filter_map(|index| log.entry(index))
+                .find(|entry| entry.term <= from.term)
+                .map_or(at(3, 1), Entry::position);
+            assert_eq!(found, expected, "{terms:?} {from:?}");
+        }
+    }
+
+    #[test]
+    fn completions_of_cut_batches_count_only_for_what_was_kept() {
+        let mut log = log(&[]);
+        for index in 4..=9 {
+            log.push(entry(index, 2));
+            if index % 2 == 1 {
+                log.hand_out(Token(index));
+            }
+        }
+        // Under way: 4 and 5 as #5, 6 and 7 as #7, 8 and 9 as #9. All from 7 on is replaced.
+        log.truncate(LogIndex(6));
+        log.push(entry(7, 3));
+        log.push(entry(8, 3));
+        assert_eq!(log.hand_out(Token(10)).len(), 2);
+        let mut persisted = Vec::new();
+        for token in [5, 7, 9, 10] {
+            log.persist(Token(token));
+            persisted.push(log.persisted().0);
+        }
+        assert_eq!(persisted, [5, 6, 6, 8]);
+        assert_eq!(log.complaint(), None);
+    }
+
+    #[test]
+    fn bytes_are_known_through_all_changes() {
+        let mut log = log(&[1, 1, 2, 2, 2]);
+        let size = entry(1, 1).size_bytes();
+        assert_eq!((log.bytes(), log.uncommitted_bytes()), (5 * size, 5 * size));
+        assert_eq!(log.commit_to(LogIndex(6)), 3 * size);
+        assert_eq!(log.commit_to(LogIndex(5)), 0);
+        log.truncate(LogIndex(7));
+        assert_eq!((log.bytes(), log.uncommitted_bytes()), (4 * size, size));
+        assert_eq!(log.release(false, size).len(), 1);
+        assert_eq!(log.release(false, 2 * size + 1).len(), 2);
+        log.apply_to(LogIndex(6));
+        log.compact(LogIndex(99));
+        assert_eq!((log.start(), log.bytes()), (at(6, 2), size));
+        log.reset_to_snapshot(at(20, 5));
+        assert_eq!((log.start(), log.last(), log.bytes()), (at(20, 5), at(20, 5), 0));
+        assert_eq!(log.complaint(), None);
+    }
+
+    #[test]
+    fn positions_outside_the_log_are_answered_and_not_reached_for() {
+        let log = log(&[2, 2]);
+        assert_eq!(log.term(LogIndex(2)), None);
+        assert_eq!(log.term(LogIndex(3)), Some(Term(1)));
+        assert_eq!(log.term(LogIndex(6)), None);
+        assert_eq!(log.term(LogIndex(u64::MAX)), None);
+        assert!(log.entry(LogIndex(0)).is_none() && log.entry(LogIndex(3)).is_none());
+        assert_eq!(log.last_possible_match(at(u64::MAX, u64::MAX)), at(5, 2));
+        assert_eq!(log.last_possible_match(at(1, 9)).index, LogIndex(1));
+        assert_eq!(log.page(LogIndex(6), LogIndex(5), 100), []);
     }
 }

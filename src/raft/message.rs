@@ -1,5 +1,5 @@
-//! What members say to each other. One-way messages: an answer is a message of its own, and any may be lost, repeated,
-//! reordered or late.
+//! What members say to each other. One-way messages: an answer is a message of its own, and any may
+//! be lost, repeated, reordered or late.
 
 use super::configuration::Configuration;
 use super::types::{Entry, LogIndex, LogPosition, NodeId, Term};
@@ -8,15 +8,16 @@ use super::types::{Entry, LogIndex, LogPosition, NodeId, Term};
 pub struct Message {
     pub from: NodeId,
     pub to: NodeId,
-    /// The sender's term; but in a `PreVoteRequest`, and in the `PreVoteResponse` that grants it, the term the sender
-    /// of the request would campaign in.
+    /// The sender's term; but in a `PreVoteRequest`, and in the `PreVoteResponse` that grants it,
+    /// the term the sender of the request would campaign in.
     pub term: Term,
     pub body: Body,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Body {
-    /// Thesis, section 9.6. All messages about votes say what their sender knows to be committed; see `learn_commit`.
+    /// Thesis, section 9.6. All messages about votes say what their sender knows to be committed;
+    /// see `learn_commit`.
     PreVoteRequest {
         last: LogPosition,
         committed: LogPosition,
@@ -25,8 +26,8 @@ pub enum Body {
         granted: bool,
         committed: LogPosition,
     },
-    /// RequestVote of the paper. `transfer`: the leader itself asked for this election, so it is not a disturbance
-    /// (thesis, section 4.2.3).
+    /// RequestVote of the paper. `transfer`: the leader itself asked for this election, so it is
+    /// not a disturbance (thesis, section 4.2.3).
     VoteRequest {
         last: LogPosition,
         committed: LogPosition,
@@ -46,13 +47,14 @@ pub enum Body {
     AppendAccepted {
         matched: LogIndex,
     },
-    /// There is no entry like `prev` of the `Append`. `hint` is the last place where the logs could still agree.
+    /// There is no entry like `prev` of the `Append`. `hint` is the last place where the logs could
+    /// still agree.
     AppendRejected {
         prev: LogIndex,
         hint: LogPosition,
     },
-    /// Sent every heartbeat interval, and at once to confirm leadership for reads. `commit` never goes beyond what the
-    /// receiver is known to have. `round` counts the leader's reads.
+    /// Sent every heartbeat interval, and at once to confirm leadership for reads. `commit` never
+    /// goes beyond what the receiver is known to have. `round` counts the leader's reads.
     Heartbeat {
         commit: LogIndex,
         round: u64,
@@ -60,13 +62,15 @@ pub enum Body {
     HeartbeatResponse {
         round: u64,
     },
-    /// The state itself travels apart from this message. A receiver steps this only when it holds all of it.
+    /// The state itself travels apart from this message. A receiver steps this only when it holds
+    /// all of it.
     Snapshot {
         snapshot: SnapshotMeta,
     },
     /// Thesis, section 3.10: campaign at once.
     TimeoutNow,
-    /// A member asks the leader for a read index. `incarnation` and `context` come back as they are.
+    /// A member asks the leader for a read index. `incarnation` and `context` come back as they
+    /// are.
     ReadIndex {
         incarnation: u64,
         context: u64,

@@ -1,33 +1,37 @@
-//! The Raft state machine of one member, in the words of the paper (Ongaro, Ousterhout 2014) and of Ongaro's thesis.
+//! The Raft state machine of one member, in the words of the paper (Ongaro, Ousterhout 2014) and of
+//! Ongaro's thesis.
 //!
-//! It is driven: calls and messages go in, and [`Raft::ready`] says what is to be done. One turn of a caller is
+//! It is driven: calls and messages go in, and [`Raft::ready`] says what is to be done. One turn of
+//! a caller is
 //!
 //! ```text
-//! tick / step / propose / read_index / ...         any number of them
+//! tick / step / propose / read_index / ...   any number of them
 //! while let Some(ready) = raft.ready() {
-//!     give ready.persist to the disk               do not wait: call persisted(token) when it is durable
-//!     send ready.messages                          at once, in this order
-//!     apply ready.committed                        a configuration change, always the last: apply_conf_change or
-//!     applied(index)                               skip_conf_change
-//!     answer ready.read_states                     when applied >= their index
+//!     give ready.persist to the disk         do not wait: persisted(token) when it is durable
+//!     send ready.messages                    at once, in this order
+//!     apply ready.committed, applied(index)  a configuration change, which is always the last:
+//!                                            apply_conf_change or skip_conf_change instead
+//!     answer ready.read_states               when applied >= their index
 //! }
 //! ```
 //!
-//! **The durability contract.** Some messages promise that something is on this member's disk: votes, requests for votes
-//! (they speak of our log and our term), acknowledgements of entries. These, and the leader's own share in a commit, come
-//! out of a later `ready` only after [`Raft::persisted`] was told of the [`Persist`] that holds what they promise. All
-//! else — heartbeats, entries for followers, confirmations of leadership for reads — never waits for the disk. The caller
-//! sends what it is given when it is given it; it cannot get the order wrong.
+//! **The durability contract.** Some messages promise that something is on this member's disk:
+//! votes, requests for votes (they speak of our log and our term), acknowledgements of entries.
+//! These, and the leader's own share in a commit, come out of a later `ready` only after
+//! [`Raft::persisted`] was told of the [`Persist`] that holds what they promise. All else —
+//! heartbeats, entries for followers, confirmations of leadership for reads — never waits for the
+//! disk. The caller sends what it is given when it is given it; it cannot get the order wrong.
 //!
-//! Invariants, each asserted or checked by the tests after every step: the five of figure 3 of the paper; terms never
-//! fall; a member votes once in a term; nothing is committed that is not durable on a quorum; a committed entry is never
-//! cut from the log.
+//! Invariants, each asserted or checked by the tests after every step: the five of figure 3 of the
+//! paper; terms never fall; a member votes once in a term; nothing is committed that is not durable
+//! on a quorum; a committed entry is never cut from the log.
 //!
-//! PreVote and CheckQuorum are always on. There are no lease reads: every read is confirmed by a round of heartbeats.
-//! What stays: a chain of partitions in which the only member that reaches a quorum has an older log cannot elect.
+//! PreVote and CheckQuorum are always on. There are no lease reads: every read is confirmed by a
+//! round of heartbeats. What stays: where links are broken so that the only member that reaches a
+//! quorum has an older log than the others, nobody can be elected.
 //!
-//! Deliberately knows no files, sockets, clocks or threads; not what entries mean; not how snapshots travel; and
-//! nothing else of this crate.
+//! Deliberately knows no files, sockets, clocks or threads; not what entries mean; not how
+//! snapshots travel; and nothing else of this crate.
 
 mod check;
 mod codec;
@@ -89,7 +93,8 @@ pub struct Raft {
     log: Log,
     role: Role,
     leader: Option<NodeId>,
-    /// In effect from when it is applied, not from when it is appended; `reconfigure.rs` says why that is safe.
+    /// In effect from when it is applied, not from when it is appended; `reconfigure.rs` says why
+    /// that is safe.
     configuration: Configuration,
 
     // Time, in ticks.
@@ -106,7 +111,8 @@ pub struct Raft {
     // Of a leader.
     /// The other members.
     progress: Vec<Progress>,
-    /// The entry with which this leader began its term. Nothing is known about commits before it is committed.
+    /// The entry with which this leader began its term. Nothing is known about commits before it is
+    /// committed.
     term_start: LogIndex,
     /// No further change may be proposed before this index is applied.
     pending_conf_index: LogIndex,
@@ -136,12 +142,14 @@ pub struct Raft {
 }
 
 impl Raft {
-    /// A member as its disk has it: `log_start` is the last position that `entries` no longer hold, and `configuration`
-    /// the one in effect at `applied`. A new cluster starts all members with the same configuration, a member that joins
-    /// one starts with an empty one, `HardState::default()` and an empty log.
+    /// A member as its disk has it: `log_start` is the last position that `entries` no longer hold,
+    /// and `configuration` the one in effect at `applied`. A new cluster starts all members with
+    /// the same configuration, a member that joins one starts with an empty one,
+    /// `HardState::default()` and an empty log.
     ///
-    /// A cluster that begins with a configuration should begin at a `log_start` above 0, so that a member that joins
-    /// later gets a snapshot and with it the configuration, which the log does not tell.
+    /// A cluster that begins with a configuration should begin at a `log_start` above 0, so that a
+    /// member that joins later gets a snapshot and with it the configuration, which the log does
+    /// not tell.
     pub fn new(
         config: Config,
         hard_state: HardState,
@@ -199,8 +207,9 @@ impl Raft {
         })
     }
 
-    /// One tick of time. A caller that was held up calls it for the time that really passed, but never more than
-    /// `election_ticks` times in one turn without stepping the messages that came meanwhile.
+    /// One tick of time. A caller that was held up calls it for the time that really passed, but
+    /// never more than `election_ticks` times in one turn without stepping the messages that came
+    /// meanwhile.
     pub fn tick(&mut self) {
         self.ticks += 1;
         self.expire_forwarded_reads();
@@ -222,7 +231,8 @@ impl Raft {
         }
     }
 
-    /// Appends an entry at the leader. It is committed when it comes out of `ready`, unless the leader changes before.
+    /// Appends an entry at the leader. It is committed when it comes out of `ready`, unless the
+    /// leader changes before.
     pub fn propose(&mut self, data: Bytes) -> Result<LogIndex, ProposeError> {
         self.check_can_propose(data.len())?;
         Ok(self.append_entry(EntryKind::Normal, data))
@@ -245,9 +255,10 @@ impl Raft {
         self.campaign_if_wanted();
     }
 
-    /// Drops entries up to `index` from memory, as far as they are applied and durable, and as far as no follower
-    /// needs them next after the snapshot it is being sent (until the log exceeds `log_bytes_max`). Returns the index up
-    /// to which the disk may forget them as well, once the state is durable there.
+    /// Drops entries up to `index` from memory, as far as they are applied and durable, and as far
+    /// as no follower needs them next after the snapshot it is being sent (until the log exceeds
+    /// `log_bytes_max`). Returns the index up to which the disk may forget them as well, once the
+    /// state is durable there.
     pub fn compact(&mut self, index: LogIndex) -> LogIndex {
         let mut index = index;
         if self.log.bytes() <= self.config.log_bytes_max {

@@ -1,10 +1,12 @@
 //! What the leader knows of one other member's log.
 //!
-//! Invariant: `0 <= matched < next`. Entries up to `matched` are durable there; those between are on their way or guesses.
+//! Invariant: `0 <= matched < next`. Entries up to `matched` are durable there; those between are
+//! on their way or guesses.
 //!
 //! - *Probe*: the end of the common log is not known. One `Append` per answer or heartbeat.
 //! - *Replicate*: it is known. `Append`s go out without waiting, within the window of `Inflight`.
-//! - *Snapshot*: what it needs is compacted. Nothing is sent until the snapshot is there or has failed.
+//! - *Snapshot*: what it needs is compacted. Nothing is sent until the snapshot is there or has
+//!   failed.
 
 use std::collections::VecDeque;
 
@@ -34,8 +36,8 @@ pub(super) struct Progress {
     pub(super) is_recently_active: bool,
     /// The newest round of reads it confirmed.
     pub(super) confirmed_round: u64,
-    /// An answer showed that it is behind, so an `Append` goes out even if empty: if one was lost, this brings it to
-    /// light.
+    /// An answer showed that it is behind, so an `Append` goes out even if empty: if one was lost,
+    /// this brings it to light.
     pub(super) is_nudged: bool,
     /// Once for each heartbeat that is due by time; those for reads are many.
     pub(super) may_be_nudged: bool,
@@ -50,8 +52,7 @@ impl Progress {
             state: ProgressState::Probe { sent: false },
             inflight: Inflight::default(),
             sent_commit: LogIndex(0),
-            // The benefit of the doubt: a member just added must not cost the leader its quorum.
-            is_recently_active: true,
+            is_recently_active: false,
             confirmed_round: 0,
             is_nudged: false,
             may_be_nudged: false,
@@ -82,7 +83,8 @@ impl Progress {
         }
     }
 
-    /// The snapshot has arrived or not; what the member makes of it shows when it is next heard from.
+    /// The snapshot has arrived or not; what the member makes of it shows when it is next heard
+    /// from.
     pub(super) fn snapshot_finished(&mut self, index: LogIndex, arrived: bool) {
         self.become_probe();
         self.state = ProgressState::Probe { sent: true };
@@ -100,8 +102,8 @@ impl Progress {
         is_news
     }
 
-    /// An `Append` with `prev` was refused, and the logs can agree at `hint` at most. Returns whether that is news:
-    /// messages may be old.
+    /// An `Append` with `prev` was refused, and the logs can agree at `hint` at most. Returns
+    /// whether that is news: messages may be old.
     pub(super) fn reject(&mut self, prev: LogIndex, hint: LogIndex) -> bool {
         if prev <= self.matched {
             return false;
@@ -124,7 +126,8 @@ impl Progress {
     }
 }
 
-/// The window of `Append`s that were sent and not acknowledged: last index and bytes of each, oldest first.
+/// The window of `Append`s that were sent and not acknowledged: last index and bytes of each,
+/// oldest first.
 #[derive(Default)]
 pub(super) struct Inflight {
     sent: VecDeque<(LogIndex, usize)>,
@@ -165,5 +168,59 @@ impl Inflight {
 
     pub(super) fn bytes(&self) -> usize {
         self.bytes
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn probing(matched: u64, next: u64) -> Progress {
+        let mut progress = Progress::new(NodeId(2), LogIndex(next));
+        progress.matched = LogIndex(matched);
+        progress
+    }
+
+    #[test]
+    fn a_probe_goes_back_with_each_refusal_and_never_behind_what_is_matched() {
+        let mut progress = probing(3, 20);
+        assert!(progress.reject(LogIndex(19), LogIndex(12)));
+        assert_eq!(progress.next, LogIndex(13));
+        // The refusal of an earlier probe.
+        assert!(!progress.reject(LogIndex(19), LogIndex(5)));
+        // A hint that would lead forward.
+        assert!(progress.reject(LogIndex(12), LogIndex(18)));
+        assert_eq!(progress.next, LogIndex(12));
+        assert!(progress.reject(LogIndex(11), LogIndex(0)));
+        assert_eq!(progress.next, LogIndex(4));
+        assert!(!progress.reject(LogIndex(3), LogIndex(0)));
+        assert_eq!(progress.next, LogIndex(4));
+    }
+
+    #[test]
+    fn a_window_is_bounded_by_count_and_by_bytes_and_opens_with_acknowledgements() {
+        let mut inflight = Inflight::default();
+        assert!(!inflight.is_full(2, 0));
+        inflight.add(LogIndex(5), 700);
+        assert!(inflight.is_full(2, 700) && !inflight.is_full(2, 701));
+        inflight.add(LogIndex(9), 1);
+        assert!(inflight.is_full(2, 9999));
+        inflight.free_up_to(LogIndex(8));
+        assert_eq!((inflight.count(), inflight.bytes()), (1, 1));
+        inflight.free_first();
+        inflight.free_first();
+        assert_eq!((inflight.count(), inflight.bytes()), (0, 0));
+    }
+
+    #[test]
+    fn after_a_snapshot_the_next_guess_is_behind_it_only_if_it_arrived() {
+        for (arrived, next) in [(true, 51), (false, 4)] {
+            let mut progress = probing(3, 4);
+            progress.become_snapshot(LogIndex(50));
+            assert!(!progress.reject(LogIndex(10), LogIndex(9)));
+            progress.snapshot_finished(LogIndex(50), arrived);
+            assert_eq!(progress.next, LogIndex(next));
+            assert_eq!(progress.state, ProgressState::Probe { sent: true });
+        }
     }
 }

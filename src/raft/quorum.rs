@@ -1,7 +1,9 @@
-//! Quorum arithmetic: majorities, and for joint consensus (thesis, section 4.3) majorities of both halves.
+//! Quorum arithmetic: majorities, and for joint consensus (thesis, section 4.3) majorities of both
+//! halves.
 //!
-//! Invariant: any two quorums of one configuration share a voter. An empty half is no obstacle: it agrees to everything.
-//! Deliberately knows no roles and no logs, so that it can be compared with a simpler implementation over all small cases.
+//! Invariant: any two quorums of one configuration share a voter. An empty half is no obstacle: it
+//! agrees to everything. Deliberately knows no roles and no logs, so that it can be compared with a
+//! simpler implementation over all small cases.
 
 use smallvec::SmallVec;
 
@@ -64,7 +66,8 @@ pub(super) fn joint_vote_result(
 mod tests {
     use super::*;
 
-    /// The simple second implementation: a quorum is any subset larger than the rest of its set. Looks at all subsets.
+    /// The simple second implementation: a quorum is any subset larger than the rest of its set.
+    /// Looks at all subsets.
     fn quorums(voters: &[u64]) -> Vec<Vec<u64>> {
         (0..1u32 << voters.len())
             .map(|mask| {

@@ -1,4 +1,5 @@
-//! SplitMix64 (Steele, Lea, Flood 2014): enough to keep election timeouts apart, and the same everywhere.
+//! SplitMix64 (Steele, Lea, Flood 2014): enough to keep election timeouts apart, and the same
+//! everywhere.
 
 pub(super) struct Random(u64);
 
@@ -8,7 +9,8 @@ impl Random {
         Random(seed)
     }
 
-    /// One of many sequences of a seed: members and their lives must not share one, or they split votes in step.
+    /// One of many sequences of a seed: members and their lives must not share one, or they split
+    /// votes in step.
     pub(super) fn of(seed: u64, parts: [u64; 2]) -> Random {
         parts.iter().fold(Random(seed), |mut random, part| Random(random.next() ^ part))
     }

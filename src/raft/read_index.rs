@@ -1,13 +1,15 @@
-//! Linearizable reads (thesis, section 6.4), always confirmed by a round of heartbeats, never by a lease.
+//! Linearizable reads (thesis, section 6.4), always confirmed by a round of heartbeats, never by a
+//! lease.
 //!
-//! A read gets the commit index of the moment it reaches the leader, and is answered when a quorum has confirmed the
-//! leader after that moment. Reads that come between two calls of `ready` share a round; an answer to a round answers all
-//! before it, so a lost message costs a heartbeat interval at most. Before an entry of its own term is committed a
-//! leader does not know what is (thesis, section 6.4, step 1), and reads wait for that.
+//! A read gets the commit index of the moment it reaches the leader, and is answered when a quorum
+//! has confirmed the leader after that moment. Reads that come between two calls of `ready` share a
+//! round; an answer to a round answers all before it, so a lost message costs a heartbeat interval
+//! at most. Before an entry of its own term is committed a leader does not know what is (thesis,
+//! section 6.4, step 1), and reads wait for that.
 //!
-//! An answer must never serve another question: rounds count up through the whole life of a process and only count in
-//! the term they were asked in; the contexts of reads rise, which is checked; and a question that travels to the leader
-//! bears the incarnation of the process that asked.
+//! An answer must never serve another question: rounds count up through the whole life of a process
+//! and only count in the term they were asked in; the contexts of reads rise, which is checked; and
+//! a question that travels to the leader bears the incarnation of the process that asked.
 
 use std::collections::VecDeque;
 
@@ -59,8 +61,9 @@ impl Reads {
 }
 
 impl Raft {
-    /// Asks for the index a linearizable read has to wait for. `context` names the read and is above all before it.
-    /// The answer comes in `Ready::read_states`, or the context in `Ready::lost_reads`.
+    /// Asks for the index a linearizable read has to wait for. `context` names the read and is
+    /// above all before it. The answer comes in `Ready::read_states`, or the context in
+    /// `Ready::lost_reads`.
     pub fn read_index(&mut self, context: u64) -> Result<(), ReadError> {
         if self.reads.last_context.is_some_and(|last| context <= last) {
             return Err(ReadError::ContextReused { context });

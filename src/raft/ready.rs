@@ -1,9 +1,10 @@
 //! What is to be done, and what had to wait until something was durable.
 //!
-//! Every [`Persist`] has a token. A message that promises something durable is held under the token of the `Persist` that
-//! makes it so, and let go when that token is persisted. What has lost its meaning by then — another term has begun, the
-//! candidacy is over — is dropped instead. Acknowledgements of entries are not held one by one: they are made when due,
-//! from how far the log is equal to the leader's and durable (see `replication.rs`), so an old one cannot exist.
+//! Every [`Persist`] has a token. A message that promises something durable is held under the token
+//! of the `Persist` that makes it so, and let go when that token is persisted. What has lost its
+//! meaning by then — another term has begun, the candidacy is over — is dropped instead.
+//! Acknowledgements of entries are not held one by one: they are made when due, from how far the
+//! log is equal to the leader's and durable (see `replication.rs`), so an old one cannot exist.
 
 use std::collections::VecDeque;
 
@@ -28,15 +29,18 @@ pub struct Ready {
     pub soft_state: Option<SoftState>,
 }
 
-/// To be made durable, in the order of tokens and each as a whole: first the snapshot, then the rest.
+/// To be made durable, in the order of tokens and each as a whole: first the snapshot, then the
+/// rest.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Persist {
     pub token: Token,
-    /// A snapshot to put in the place of all state. The log begins after it, former entries are void.
+    /// A snapshot to put in the place of all state. The log begins after it, former entries are
+    /// void.
     pub snapshot: Option<SnapshotMeta>,
     /// Given when it has changed.
     pub hard_state: Option<HardState>,
-    /// If the first of them has an index that was given before, that entry and all after it are replaced.
+    /// If the first of them has an index that was given before, that entry and all after it are
+    /// replaced.
     pub entries: Vec<Entry>,
 }
 
@@ -148,8 +152,8 @@ impl Raft {
         }
     }
 
-    /// Holds something until the present term and vote are durable. Where these are new, so is by then all of the log
-    /// as it is now.
+    /// Holds something until the present term and vote are durable. Where these are new, so is by
+    /// then all of the log as it is now.
     pub(super) fn hold(&mut self, held: Held) {
         let token = if self.is_hard_state_unhanded() {
             self.durability.next

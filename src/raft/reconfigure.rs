@@ -1,18 +1,22 @@
 //! Changes of the configuration (thesis, chapter 4; joint consensus: paper, section 6).
 //!
-//! A change takes effect on a member when the member applies it, not when it appends it. That keeps one source of truth,
-//! the applied state, and needs no way back when an entry is replaced. It is as safe, by four rules together:
+//! A change takes effect on a member when the member applies it, not when it appends it. That keeps
+//! one source of truth, the applied state, and needs no way back when an entry is replaced. It is
+//! as safe, by four rules together:
 //!
-//! 1. A leader appends a change only when all before it are applied there, those it found in its log included.
-//! 2. It does so only after an entry of its own term is committed (Ongaro, raft-dev 2015): otherwise two leaders could
-//!    commit by two configurations that are both one step from a third, and share no quorum.
+//! 1. A leader appends a change only when all before it are applied there, those it found in its
+//!    log included.
+//! 2. It does so only after an entry of its own term is committed (Ongaro, raft-dev 2015):
+//!    otherwise two leaders could commit by two configurations that are both one step from a third,
+//!    and share no quorum.
 //! 3. A member with a committed change not yet applied does not campaign.
-//! 4. An entry is never durable without the commit index that came with it or before it. A member that holds the second
-//!    of two changes so knows, even after a crash, that the first is committed, and by rule 3 has applied it before it
-//!    counts votes. A member that holds neither cannot win: a quorum of the configuration it believes in holds the first.
+//! 4. An entry is never durable without the commit index that came with it or before it. A member
+//!    that holds the second of two changes so knows, even after a crash, that the first is
+//!    committed, and by rule 3 has applied it before it counts votes. A member that holds neither
+//!    cannot win: a quorum of the configuration it believes in holds the first.
 //!
-//! So the configurations of any two members that can elect or commit at one time are at most one step apart, and any
-//! quorum of one shares a member with any quorum of the other.
+//! So the configurations of any two members that can elect or commit at one time are at most one
+//! step apart, and any quorum of one shares a member with any quorum of the other.
 
 use super::Raft;
 use bytes::Bytes;
@@ -47,9 +51,9 @@ impl Raft {
         self.pending_conf_index
     }
 
-    /// Puts into effect the change that `ready` gave out last, in the entry at `index`; all entries up to there are
-    /// applied with this. An error says that the change is impossible; then nothing changes, here as everywhere, and the
-    /// entry counts as applied.
+    /// Puts into effect the change that `ready` gave out last, in the entry at `index`; all entries
+    /// up to there are applied with this. An error says that the change is impossible; then nothing
+    /// changes, here as everywhere, and the entry counts as applied.
     pub fn apply_conf_change(
         &mut self,
         index: LogIndex,
@@ -61,7 +65,8 @@ impl Raft {
         result.map(|()| &self.configuration)
     }
 
-    /// The application refuses the change in the entry at `index`: the same on all members. The entry counts as applied.
+    /// The application refuses the change in the entry at `index`: the same on all members. The
+    /// entry counts as applied.
     pub fn skip_conf_change(&mut self, index: LogIndex) {
         self.close_conf_change(index);
         self.after_applying();
@@ -88,7 +93,10 @@ impl Raft {
         let next = self.log.last().index.next();
         for member in configuration.members().iter().filter(|&member| member != id) {
             if !self.progress.iter().any(|progress| progress.id == member) {
-                self.progress.push(Progress::new(member, next));
+                let mut progress = Progress::new(member, next);
+                // The benefit of the doubt: it must not cost the leader its quorum at once.
+                progress.is_recently_active = true;
+                self.progress.push(progress);
             }
         }
         if self.transfer.as_ref().is_some_and(|transfer| !configuration.is_voter(transfer.to)) {
@@ -103,9 +111,10 @@ impl Raft {
         self.answer_confirmed_reads();
     }
 
-    /// A leader that is no voter any more goes on until one more entry is committed (thesis, section 4.2.2, has it go at
-    /// once; there a change is in effect as soon as it is appended). Whoever holds that entry durably knows by rule 4
-    /// that the change is committed, so a quorum of those who remain can elect without this member.
+    /// A leader that is no voter any more goes on until one more entry is committed (thesis,
+    /// section 4.2.2, has it go at once; there a change is in effect as soon as it is appended).
+    /// Whoever holds that entry durably knows by rule 4 that the change is committed, so a quorum
+    /// of those who remain can elect without this member.
     pub(super) fn maybe_step_down(&mut self) {
         if self.steps_down_after.is_none_or(|index| index > self.log.commit()) {
             return;

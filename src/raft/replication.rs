@@ -1,11 +1,13 @@
 //! Log replication (paper, section 5.3) and commit (section 5.4.2).
 //!
-//! Nothing is sent when it is proposed. `ready` looks at each follower's progress and makes the messages then, so that
-//! what came in between two calls travels together. The leader does not wait for its own disk: its share in a commit is
-//! what is durable here, like anybody's, and a quorum without it is as good as any.
+//! Nothing is sent when it is proposed. `ready` looks at each follower's progress and makes the
+//! messages then, so that what came in between two calls travels together. The leader does not wait
+//! for its own disk: its share in a commit is what is durable here, like anybody's, and a quorum
+//! without it is as good as any.
 //!
-//! A follower acknowledges the smaller of how far its log equals the leader's (`matched`) and how far it is durable. Both
-//! only speak of the log as it is now: `matched` starts anew with each term, `persisted` is cut with the log.
+//! A follower acknowledges the smaller of how far its log equals the leader's (`matched`) and how
+//! far it is durable. Both only speak of the log as it is now: `matched` starts anew with each
+//! term, `persisted` is cut with the log.
 
 use bytes::Bytes;
 
@@ -73,7 +75,8 @@ impl Raft {
         }
     }
 
-    /// Sends one `Append` if there is reason to, and returns whether there may be reason for another.
+    /// Sends one `Append` if there is reason to, and returns whether there may be reason for
+    /// another.
     fn send_append(&mut self, place: usize) -> bool {
         let last = self.log.last().index;
         let commit = self.log.commit();
@@ -179,8 +182,8 @@ impl Raft {
         }
     }
 
-    /// Commits what a quorum holds, if it is of this term: an older entry on a quorum may still be replaced (figure 8
-    /// of the paper), and is committed by a younger one after it.
+    /// Commits what a quorum holds, if it is of this term: an older entry on a quorum may still be
+    /// replaced (figure 8 of the paper), and is committed by a younger one after it.
     pub(super) fn maybe_commit(&mut self) {
         let (id, persisted) = (self.config.id, self.log.persisted());
         let progress = &self.progress;
@@ -248,8 +251,8 @@ impl Raft {
         }
         self.matched = self.matched.max(end);
         self.log.commit_to(commit.min(end));
-        // To a message that only brings a commit index there is nothing new to say. When our last acknowledgement was
-        // lost, the leader asks once more, without one.
+        // To a message that only brings a commit index there is nothing new to say. When our last
+        // acknowledgement was lost, the leader asks once more, without one.
         let is_only_commit = prev.index == end && self.log.commit() > own_commit;
         self.is_ack_due |= !is_only_commit || self.acknowledged < self.matched;
         Ok(())

@@ -1,8 +1,8 @@
 //! Snapshots (paper, section 7): for a follower that needs entries which are compacted.
 //!
-//! The leader sends a message that says what the snapshot stands for; the caller streams the state beside it. The
-//! receiver's caller steps the message when it holds all of the state, and finds in `Ready::persist` whether to put it in
-//! place: by then it may be of no use any more.
+//! The leader sends a message that says what the snapshot stands for; the caller streams the state
+//! beside it. The receiver's caller steps the message when it holds all of the state, and finds in
+//! `Ready::persist` whether to put it in place: by then it may be of no use any more.
 
 use super::Raft;
 use super::message::{Body, SnapshotMeta};
@@ -11,7 +11,8 @@ use super::status::Mark;
 use super::types::{LogPosition, NodeId};
 
 impl Raft {
-    /// Sends the state as it is applied now. The caller may stream a younger one, if it changes the message to match.
+    /// Sends the state as it is applied now. The caller may stream a younger one, if it changes the
+    /// message to match.
     pub(super) fn send_snapshot(&mut self, place: usize) {
         let progress = &mut self.progress[place];
         // Streaming to a member that is away would only take memory.
@@ -28,8 +29,8 @@ impl Raft {
         self.send(to, Body::Snapshot { snapshot: SnapshotMeta { position, configuration } });
     }
 
-    /// The stream to `to` has ended: with everything received, or not. Until this is told (or the member acknowledges
-    /// more), nothing else is sent there.
+    /// The stream to `to` has ended: with everything received, or not. Until this is told (or the
+    /// member acknowledges more), nothing else is sent there.
     pub fn snapshot_finished(&mut self, to: NodeId, arrived: bool) {
         if let Some(progress) = self.progress_of(to)
             && let ProgressState::Snapshot { index } = progress.state
@@ -48,13 +49,15 @@ impl Raft {
             self.matched = self.matched.max(self.log.commit());
             self.is_ack_due = true;
         } else if self.log.holds(position) {
-            // The log has caught up beside the stream. To install would throw away what comes after.
+            // The log has caught up beside the stream. To install would throw away what comes
+            // after.
             self.mark(Mark::SnapshotOvertaken);
             self.log.commit_to(position.index);
             self.matched = self.matched.max(position.index);
             self.is_ack_due = true;
         } else if !snapshot.configuration.contains(self.config.id) {
-            // From before this member was added: with it, it would not know that it belongs to the cluster.
+            // From before this member was added: with it, it would not know that it belongs to the
+            // cluster.
             self.mark(Mark::SnapshotWithoutUs);
         } else {
             self.mark(Mark::SnapshotAccepted);

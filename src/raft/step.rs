@@ -7,8 +7,8 @@ use super::status::Mark;
 use super::types::{LogPosition, NodeId, Role, Term};
 
 impl Raft {
-    /// Takes a message of another member. An error leaves everything as it was, apart from the term; see
-    /// [`StepError::is_fatal`].
+    /// Takes a message of another member. An error leaves everything as it was, apart from the
+    /// term; see [`StepError::is_fatal`].
     pub fn step(&mut self, message: Message) -> Result<(), StepError> {
         self.check_form(&message)?;
         let Message { from, term, body, .. } = message;
@@ -120,8 +120,8 @@ impl Raft {
         true
     }
 
-    /// The sender is behind. It must hear of our term where it would go on without us otherwise: a leader that we no
-    /// longer follow, or a candidate that waits for us while we wait for it.
+    /// The sender is behind. It must hear of our term where it would go on without us otherwise: a
+    /// leader that we no longer follow, or a candidate that waits for us while we wait for it.
     fn answer_lower_term(&mut self, from: NodeId, body: Body) {
         match body {
             Body::Append { prev, .. } => {

@@ -1,5 +1,6 @@
-//! Leadership transfer (thesis, section 3.10): stop taking proposals, bring the target up to date, tell it to campaign.
-//! If no other leader appears within an election timeout, everything goes on as before.
+//! Leadership transfer (thesis, section 3.10): stop taking proposals, bring the target up to date,
+//! tell it to campaign. If no other leader appears within an election timeout, everything goes on
+//! as before.
 
 use super::Raft;
 use super::error::TransferError;

@@ -1,5 +1,5 @@
-//! The small types every part of this module speaks: the integers of the paper as newtypes, log entries, and what must
-//! be durable.
+//! The small types every part of this module speaks: the integers of the paper as newtypes, log
+//! entries, and what must be durable.
 
 use std::fmt;
 
@@ -32,7 +32,8 @@ newtype! {
     NodeId
 }
 newtype! {
-    /// Names one [`Persist`](super::Persist). Tokens rise by one and are never reused while the process lives.
+    /// Names one [`Persist`](super::Persist). Tokens rise by one and are never reused while the
+    /// process lives.
     Token
 }
 
@@ -91,11 +92,12 @@ impl Entry {
     }
 }
 
-/// What a member must find again after a restart (paper, figure 2, "persistent state"), beside the log.
+/// What a member must find again after a restart (paper, figure 2, "persistent state"), beside the
+/// log.
 ///
-/// `commit` is a lower bound: it is written with the next entries, never for its own sake. But entries that arrived
-/// with a commit index are never durable without it, on which the safety of configuration changes rests (see
-/// `reconfigure.rs`).
+/// `commit` is a lower bound: it is written with the next entries, never for its own sake. But
+/// entries that arrived with a commit index are never durable without it, on which the safety of
+/// configuration changes rests (see `reconfigure.rs`).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct HardState {
     pub term: Term,

@@ -1,4 +1,5 @@
-//! The members of a text, their disks, and the network between them. Nothing moves unless a command moves it.
+//! The members of a text, their disks, and the network between them. Nothing moves unless a command
+//! moves it.
 
 use std::collections::{BTreeMap, HashSet, VecDeque};
 
@@ -226,8 +227,8 @@ impl Cluster {
         }
     }
 
-    /// Lets `among` do everything, with fast disks, until they have no more to say to each other. Messages to others stay
-    /// on the network.
+    /// Lets `among` do everything, with fast disks, until they have no more to say to each other.
+    /// Messages to others stay on the network.
     pub fn settle(&mut self, among: &[NodeId]) -> Vec<String> {
         let mut lines = Vec::new();
         loop {

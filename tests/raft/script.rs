@@ -1,4 +1,5 @@
-//! The commands of the texts. `M` is a member, `A..` several, separated by blanks (all when left out).
+//! The commands of the texts. `M` is a member, `A..` several, separated by blanks (all when left
+//! out).
 //!
 //! ```text
 //! cluster voters=1,2,3 [learners=4] [new=5] [option=value ...]   members; `new` ones know of nothing
@@ -34,7 +35,8 @@ use ringd::raft::{
 use super::cluster::{Cluster, Member};
 use super::show;
 
-/// The text as it should be, prose and commands as they are, what happens as it happened; and the rare turns taken.
+/// The text as it should be, prose and commands as they are, what happens as it happened; and the
+/// rare turns taken.
 pub fn run(name: &str, text: &str) -> (String, HashSet<Mark>) {
     let mut cluster = Cluster::default();
     let mut out = String::new();

@@ -1,5 +1,5 @@
-//! What must hold after every step: the five properties of figure 3 of the paper, and the durability contract seen from
-//! outside, by what members say against what their disks hold.
+//! What must hold after every step: the five properties of figure 3 of the paper, and the
+//! durability contract seen from outside, by what members say against what their disks hold.
 
 use std::collections::{BTreeMap, HashMap};
 
@@ -117,7 +117,8 @@ impl Checks {
             let term = raft.term_at(index).expect("what is committed is there or compacted");
             self.commit(LogPosition { index, term });
         }
-        // A leader counts for its own term only; else it learned of the commit before it became one.
+        // A leader counts for its own term only; else it learned of the commit before it became
+        // one.
         if commit > seen && raft.is_leader() && raft.term_at(commit) == Some(raft.term()) {
             // What was committed may have changed the configuration in the same step.
             assert!(

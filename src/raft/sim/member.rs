@@ -1,4 +1,5 @@
-//! One member: Raft, a disk that completes when told, and a state that is a digest of all it applied.
+//! One member: Raft, a disk that completes when told, and a state that is a digest of all it
+//! applied.
 
 use std::collections::VecDeque;
 
@@ -107,8 +108,8 @@ impl Member {
         self.raft = Some(raft.unwrap_or_else(|error| panic!("member {}: {error}", self.id)));
     }
 
-    /// Loses everything but the disk, and of the writes under way all but the `kept` oldest. Contexts of reads start over,
-    /// as those of a careless caller would.
+    /// Loses everything but the disk, and of the writes under way all but the `kept` oldest.
+    /// Contexts of reads start over, as those of a careless caller would.
     pub(super) fn crash(&mut self, kept: usize, checks: &Checks) -> Option<Raft> {
         for _ in 0..kept {
             self.disk.complete_one(checks);
@@ -140,7 +141,8 @@ impl Member {
     /// Makes the state durable, and forgets the log up to `keep` entries before it.
     pub(super) fn checkpoint(&mut self, keep: u64) {
         let Some(raft) = &mut self.raft else { return };
-        // A snapshot under way replaces all of it; and a state must not be durable ahead of the log.
+        // A snapshot under way replaces all of it; and a state must not be durable ahead of the
+        // log.
         let busy = self.disk.pending.iter().any(|persist| persist.snapshot.is_some());
         if busy || self.state.position.index > self.disk.last().index {
             return;

@@ -1,8 +1,10 @@
-//! Whole clusters of [`Raft`] in one thread, at the mercy of a seed: a network that loses, repeats and reorders, disks
-//! that are slow and lose what was not synced, members that crash, pause and change. After every step the checks of
-//! `checks.rs`; at the end everything heals and the cluster must come to rest with equal state.
+//! Whole clusters of [`Raft`] in one thread, at the mercy of a seed: a network that loses, repeats
+//! and reorders, disks that are slow and lose what was not synced, members that crash, pause and
+//! change. After every step the checks of `checks.rs`; at the end everything heals and the cluster
+//! must come to rest with equal state.
 //!
-//! `RAFT_SIM_FIRST` and `RAFT_SIM_SEEDS` choose the seeds: `RAFT_SIM_FIRST=17 RAFT_SIM_SEEDS=1` replays seed 17 alone.
+//! `RAFT_SIM_FIRST` and `RAFT_SIM_SEEDS` choose the seeds: `RAFT_SIM_FIRST=17 RAFT_SIM_SEEDS=1`
+//! replays seed 17 alone.
 
 mod checks;
 mod member;
@@ -14,7 +16,8 @@ use world::World;
 const STEPS: usize = 5000;
 const SEEDS: u64 = 120;
 
-/// Too rare for a short run, or (the last) out of reach for correct members. The texts of the interaction tests take all.
+/// Too rare for a short run, or (the last) out of reach for correct members. The texts of the
+/// interaction tests take all.
 const RARE: [Mark; 3] =
     [Mark::LearnerVoted, Mark::CampaignWithUnappliedChange, Mark::SnapshotWithoutUs];
 

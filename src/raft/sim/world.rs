@@ -22,6 +22,8 @@ struct Odds {
     reorder: u64,
     late_ready: u64,
     burst: u64,
+    /// A cut stops what is sent from now on; otherwise also what is on its way.
+    cut_spares_old: bool,
     weights: [u64; Action::ALL.len()],
 }
 
@@ -120,9 +122,15 @@ impl World {
             reorder: percent(&mut random, 100),
             late_ready: percent(&mut random, 70),
             burst: 1 + random.below(8),
+            cut_spares_old: random.below(2) == 0,
             weights: Action::ALL.map(|action| {
                 let spread = action.weight_max() - action.weight_min();
-                action.weight_min() + percent(&mut random, spread)
+                action.weight_min()
+                    + match random.below(6) {
+                        0 | 1 => 0,
+                        2..=4 => random.below(spread),
+                        _ => random.below(5 * spread),
+                    }
             }),
         };
 
@@ -223,7 +231,9 @@ impl World {
     fn turn(&mut self, place: usize) {
         let (messages, answered) = self.members[place].turn(&mut self.checks);
         self.reads_answered += answered as u64;
-        self.network.extend(messages);
+        let (cut, spares_old) = (&self.cut, self.odds.cut_spares_old);
+        let gone = |message: &Message| spares_old && cut.contains(&(message.from, message.to));
+        self.network.extend(messages.into_iter().filter(|message| !gone(message)));
     }
 
     fn act(&mut self, action: Action, place: usize) {
@@ -348,7 +358,8 @@ impl World {
             true => self.network[place].clone(),
             false => self.network.remove(place),
         };
-        if self.chance(loss) || self.cut.contains(&(message.from, message.to)) {
+        let is_cut = self.cut.contains(&(message.from, message.to));
+        if self.chance(loss) || (is_cut && !self.odds.cut_spares_old) {
             return None;
         }
         Some(self.deliver(message))
@@ -365,8 +376,8 @@ impl World {
         place
     }
 
-    /// Everything works from now on. Within 10 election timeouts there is a leader that commits, and soon all that
-    /// belong to the cluster are in the same state.
+    /// Everything works from now on. Within 10 election timeouts there is a leader that commits,
+    /// and soon all that belong to the cluster are in the same state.
     pub(super) fn heal_and_settle(&mut self) {
         self.cut.clear();
         for member in &mut self.members {
