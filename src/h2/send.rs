@@ -103,11 +103,14 @@ impl Output {
 }
 
 impl Connection {
-    /// Sends a header block, the reply's or its trailers; trailers wait for queued DATA.
+    /// Sends a header block, the reply's or, with `end_stream`, its trailers, which wait for queued
+    /// DATA.
     pub fn send_headers(&mut self, stream: StreamId, block: &[u8], end_stream: bool) {
         let Some(sender) = self.sender(stream) else { return };
         if sender.queued_bytes > 0 {
-            sender.ending = Ending::WithTrailers(block.into());
+            if end_stream {
+                sender.ending = Ending::WithTrailers(block.into());
+            }
             return;
         }
         let Ok(state) = sender.state.send(Signal::Headers, end_stream) else { return };

@@ -204,6 +204,43 @@ fn patterns_never_mix_up_heads() {
     }
 }
 
+/// A literal without indexing.
+fn literal(name: &str, value: &str) -> Vec<u8> {
+    ModelEncoder::default().encode_with(&[(name, value)], |_| 2)
+}
+
+#[test]
+fn a_gap_in_a_pattern_is_for_regular_fields_only() {
+    let begin = [0x83, 0x86, 0x84];
+    let refused = |connection: &mut Connection, stream, block: Vec<u8>| {
+        let headers = frame(Kind::Headers, EH | ES, stream, &block);
+        connection.receive(Bytes::from(headers), 0).unwrap();
+        let reset = output(connection).pop().map(|frame| (frame.kind, frame.stream));
+        assert_eq!((events(connection).len(), reset), (0, Some((Kind::RstStream, stream))));
+    };
+    let mut connection = started(Limits::default(), &[]);
+    for (stream, value) in [(1, "1"), (3, "2"), (5, "3")] {
+        let block = [&begin[..], &literal("a", value)].concat();
+        assert_eq!(head_of(&mut connection, stream, &block).get(b"a").unwrap(), value);
+    }
+    refused(&mut connection, 7, [&begin[..], &literal("A", "1")].concat());
+    refused(&mut connection, 9, [&begin[..], &literal("connection", "close")].concat());
+    refused(&mut connection, 11, [&begin[..], &literal(":method", "POST")].concat());
+    refused(&mut connection, 13, [&begin[..], &literal("content-length", "1")].concat());
+    let head =
+        head_of(&mut connection, 15, &[&begin[..], &literal("content-length", "0")].concat());
+    assert_eq!(head.content_length, Some(0));
+    let head = head_of(&mut connection, 17, &[&begin[..], &literal("host", "h")].concat());
+    assert_eq!(head.authority, "h");
+    // A literal that matters makes no pattern.
+    let begin = [0x83, 0x86];
+    for (stream, path) in [(19, "/1"), (21, "/2"), (23, "/3")] {
+        let block = [&begin[..], &literal(":path", path)].concat();
+        assert_eq!(head_of(&mut connection, stream, &block).path, path);
+    }
+    refused(&mut connection, 25, [&begin[..], &literal("a", "1")].concat());
+}
+
 #[test]
 fn the_same_octets_are_another_head_when_the_table_has_changed() {
     let mut connection = started(Limits::default(), &[]);

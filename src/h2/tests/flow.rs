@@ -82,8 +82,15 @@ fn run(seed: u64) {
                 let stream = 2 * step + 1;
                 client.streams.insert(stream, client.initial);
                 connection.receive(Bytes::from(request(stream, ES)), 0).unwrap();
-                connection.send_headers(StreamId(stream), &block, false);
-                open.push(stream);
+                if numbers.below(3) == 0 {
+                    let len = *numbers.pick(&[0, 1, 10, 4_096, 4_097, 30_000]);
+                    let data = vec![stream as u8; len];
+                    sent.insert(stream, data.clone());
+                    connection.respond(StreamId(stream), &block, data, &block);
+                } else {
+                    connection.send_headers(StreamId(stream), &block, false);
+                    open.push(stream);
+                }
             }
             1 => {
                 let increment = numbers.below(50_000) as u32 + 1;
@@ -184,6 +191,15 @@ fn a_client_that_keeps_to_its_windows_is_never_stopped() {
     }
     assert!(windows[&0] <= 16 << 20 && windows[&1] <= 1 << 20);
     assert!(updates <= total / (512 << 10) + total / (8 << 20), "{updates} updates");
+}
+
+#[test]
+fn a_stream_that_has_ended_gets_no_more_window() {
+    let limits = Limits { stream_window_bytes: 100, ..Limits::default() };
+    let mut connection = started(limits, &[]);
+    let input = [request(1, 0), frame(Kind::Data, ES, 1, &[0; 100])].concat();
+    connection.receive(Bytes::from(input), 0).unwrap();
+    assert_eq!(output(&mut connection), []);
 }
 
 #[test]
