@@ -6,6 +6,7 @@
 mod client;
 mod differential;
 mod etcdctl;
+mod kill;
 mod rng;
 mod server;
 
