@@ -6,7 +6,7 @@
 //! - a constant stands in a table row `| NAME | VALUE | FILE | … |`, and has that value there;
 //! - every drawing of the files in [`FORMAT_FILES`] is shown.
 //!
-//! So a change of the format changes the document, or this test fails.
+//! So a change of the format changes the document, or this test fails. `UPDATE=1` redraws.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -50,7 +50,11 @@ fn read(file: &str) -> String {
 
 #[test]
 fn the_format_document_shows_exactly_the_drawings_of_the_code() {
-    let document = read("docs/FORMAT.md");
+    let mut document = read("docs/FORMAT.md");
+    if std::env::var_os("UPDATE").is_some() {
+        document = redrawn(&document, &|file| drawings(&read(file)));
+        fs::write(root().join("docs/FORMAT.md"), &document).unwrap();
+    }
     let shown = shown_drawings(&document);
     let mut faults = Vec::new();
     for (file, drawing) in &shown {
@@ -71,7 +75,8 @@ fn the_format_document_shows_exactly_the_drawings_of_the_code() {
             }
         }
     }
-    assert!(faults.is_empty(), "{}", faults.join("\n\n"));
+    let hint = "UPDATE=1 takes the drawings over; what is written around them is for you to read";
+    assert!(faults.is_empty(), "{}\n\n{hint}", faults.join("\n\n"));
 }
 
 #[test]
@@ -145,6 +150,21 @@ fn shown_drawings(document: &str) -> Vec<(String, String)> {
             (file.to_owned(), drawing.to_owned())
         })
         .collect()
+}
+
+/// The document with the drawings that the code has now, where it shows a drawing of that file.
+fn redrawn(document: &str, drawings_of: &dyn Fn(&str) -> Vec<String>) -> String {
+    let mut shown: BTreeMap<String, usize> = BTreeMap::new();
+    let mut out = document.to_owned();
+    for (file, old) in shown_drawings(document) {
+        let at = shown.entry(file.clone()).or_default();
+        if let Some(new) = drawings_of(&file).get(*at) {
+            let block = |drawing: &str| format!("<!-- drawing: {file} -->\n```text\n{drawing}```");
+            out = out.replacen(&block(&old), &block(new), 1);
+        }
+        *at += 1;
+    }
+    out
 }
 
 #[derive(Debug, PartialEq)]
@@ -353,5 +373,7 @@ mod planted {
         assert_eq!(shown_drawings(document), [("a.rs".to_owned(), drawings(source).remove(0))]);
         let changed = source.replace("two", "too");
         assert_ne!(shown_drawings(document)[0].1, drawings(&changed)[0]);
+        let updated = redrawn(document, &|_| drawings(&changed));
+        assert_eq!(updated, document.replace("two", "too"));
     }
 }
