@@ -18,7 +18,8 @@ pub struct Config {
     /// apart.
     pub incarnation: u64,
     /// Hand out committed entries before they are durable here (they are durable on a quorum). The
-    /// caller must then never make its state durable ahead of its own log.
+    /// caller must then never make its state durable ahead of its own log, that is, beyond
+    /// `persisted_index`.
     pub apply_unpersisted: bool,
     /// Bytes of entries in one `Append`. A single entry may be larger.
     pub append_bytes_max: usize,

@@ -78,8 +78,8 @@ pub enum StepError {
     #[error("malformed message of member {from}: {what}")]
     Malformed { from: NodeId, what: &'static str },
     #[error(
-        "member {leader} has been told that this log reaches index {commit}, but it ends at {last}: \
-         this member lost its data and must come back under a new id"
+        "member {leader} has been told that this log reaches index {commit}, but it ends at \
+         {last}: this member lost its data and must come back under a new id"
     )]
     DataLost { leader: NodeId, commit: LogIndex, last: LogIndex },
     #[error(
@@ -88,7 +88,8 @@ pub enum StepError {
     )]
     Diverged { leader: NodeId, index: LogIndex, commit: LogIndex },
     #[error(
-        "member {other} claims to lead term {term}, which has another leader: a member has voted twice"
+        "member {other} claims to lead term {term}, which has another leader: \
+         a member has voted twice"
     )]
     TwoLeaders { term: Term, other: NodeId },
 }

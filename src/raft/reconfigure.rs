@@ -18,9 +18,9 @@
 //! So the configurations of any two members that can elect or commit at one time are at most one
 //! step apart, and any quorum of one shares a member with any quorum of the other.
 
-use super::Raft;
 use bytes::Bytes;
 
+use super::Raft;
 use super::configuration::{ConfChange, Configuration};
 use super::error::{ConfChangeError, ProposeConfChangeError};
 use super::message::Body;

@@ -2,7 +2,7 @@
 //! out).
 //!
 //! ```text
-//! cluster voters=1,2,3 [learners=4] [new=5] [option=value ...]   members; `new` ones know of nothing
+//! cluster voters=1,2 [learners=3] [new=4] [option=value ...]     members; `new` know of nothing
 //! campaign M | tick M [count] | propose M text | read M context
 //! change M +4 ~5 -3 [joint | explicit] | leave M                 + voter, ~ learner, - remove
 //! transfer M to | compact M index | unreachable M id

@@ -144,7 +144,7 @@ impl Member {
         // A snapshot under way replaces all of it; and a state must not be durable ahead of the
         // log.
         let busy = self.disk.pending.iter().any(|persist| persist.snapshot.is_some());
-        if busy || self.state.position.index > self.disk.last().index {
+        if busy || self.state.position.index > raft.persisted_index() {
             return;
         }
         self.disk.state = self.state.clone();

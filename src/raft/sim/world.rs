@@ -13,7 +13,10 @@ use crate::raft::{
 use super::checks::Checks;
 use super::member::Member;
 
-const ELECTION_TICKS: u32 = 10;
+/// Short, so that a run sees many elections.
+const ELECTION_TICKS: u32 = 4;
+/// The longest that a member waits for a leader.
+const ELECTION_TIMEOUT_MAX: u32 = 2 * ELECTION_TICKS;
 
 /// Drawn anew for each seed, so that a seed may have none of a kind, or little else.
 struct Odds {
@@ -22,6 +25,8 @@ struct Odds {
     reorder: u64,
     late_ready: u64,
     burst: u64,
+    /// Messages on their way; beyond, some are lost.
+    network_max: usize,
     /// A cut stops what is sent from now on; otherwise also what is on its way.
     cut_spares_old: bool,
     weights: [u64; Action::ALL.len()],
@@ -70,13 +75,14 @@ impl Action {
         match self {
             Action::Tick => 600,
             Action::Deliver => 1000,
-            Action::Disk => 400,
+            Action::Disk => 1500,
             Action::Propose => 200,
             Action::Read => 100,
-            Action::Restart => 15,
+            Action::Restart => 30,
             Action::Checkpoint | Action::SnapshotEnd => 30,
-            Action::Change | Action::Heal => 12,
-            Action::Crash | Action::Transfer | Action::Campaign => 12,
+            Action::Change => 30,
+            Action::Heal => 12,
+            Action::Crash | Action::Transfer | Action::Campaign => 25,
             Action::Unreachable => 8,
             Action::Cut => 6,
         }
@@ -87,7 +93,7 @@ impl Action {
         match self {
             Action::Tick => 60,
             Action::Deliver => 400,
-            Action::Disk => 60,
+            Action::Disk => 100,
             Action::Propose => 50,
             Action::Restart | Action::SnapshotEnd | Action::Heal => 4,
             _ => 0,
@@ -121,7 +127,8 @@ impl World {
             repeat: percent(&mut random, 30),
             reorder: percent(&mut random, 100),
             late_ready: percent(&mut random, 70),
-            burst: 1 + random.below(8),
+            burst: 1 + random.below(12),
+            network_max: 10 + random.below(100) as usize,
             cut_spares_old: random.below(2) == 0,
             weights: Action::ALL.map(|action| {
                 let spread = action.weight_max() - action.weight_min();
@@ -203,10 +210,17 @@ impl World {
                     None => return,
                 }
             }
-            // Most proposals and changes go where they have a chance.
-            Action::Propose | Action::Change | Action::Transfer | Action::SnapshotEnd => {
-                self.leader().unwrap_or(place)
-            }
+            // Most of these go where they have a chance, and some where somebody was deposed
+            // and does not know.
+            Action::Propose
+            | Action::Read
+            | Action::Change
+            | Action::Transfer
+            | Action::SnapshotEnd => match self.random.below(8) {
+                0 | 1 => place,
+                2 | 3 => self.deposed().unwrap_or(place),
+                _ => self.leader().unwrap_or(place),
+            },
             _ => place,
         };
         self.act(action, place);
@@ -226,6 +240,12 @@ impl World {
 
     fn leader(&self) -> Option<usize> {
         (0..self.members.len()).max_by_key(|&place| self.members[place].leads_in())
+    }
+
+    /// Who thinks to lead, and is the last of those.
+    fn deposed(&self) -> Option<usize> {
+        let leads = |&place: &usize| self.members[place].leads_in().is_some();
+        (0..self.members.len()).filter(leads).min_by_key(|&place| self.members[place].leads_in())
     }
 
     fn turn(&mut self, place: usize) {
@@ -343,8 +363,7 @@ impl World {
         if self.network.is_empty() {
             return None;
         }
-        // A network that only grows delivers nothing in time.
-        if self.network.len() > 200 {
+        while self.network.len() > self.odds.network_max {
             let place = self.random.below(self.network.len() as u64) as usize;
             self.network.remove(place);
         }
@@ -386,7 +405,7 @@ impl World {
             }
         }
         let goal = self.members.iter().map(Member::commit).max().unwrap_or_default();
-        let mut patience = 10 * ELECTION_TICKS;
+        let mut patience = 10 * ELECTION_TIMEOUT_MAX;
         while !self.is_led_beyond(goal) {
             assert!(patience > 0, "no progress within 10 election timeouts: {}", self.describe());
             patience -= 1;
@@ -396,7 +415,7 @@ impl World {
             self.round();
         }
         // A stream that broke before is only missed at the next answer.
-        for _ in 0..10 * ELECTION_TICKS {
+        for _ in 0..10 * ELECTION_TIMEOUT_MAX {
             self.round();
         }
 
