@@ -15,6 +15,7 @@
 
 mod checkpoint;
 mod compactor;
+mod defrag;
 mod record;
 #[cfg(test)]
 mod tests;
@@ -42,6 +43,7 @@ use crate::raft::{
 use crate::store::{self, Corruption};
 use checkpoint::CheckpointPolicy;
 use compactor::Compactor;
+use defrag::Defrag;
 
 /// Leases that are revoked in one turn; etcd: 500 each half second.
 const LEASE_REVOKES_PER_TURN: usize = 500;
@@ -168,6 +170,7 @@ pub struct Node {
     next_tick_ms: u64,
     compactor: Compactor,
     checkpoint: CheckpointPolicy,
+    defrag: Defrag,
     nospace_proposed: bool,
     published: bool,
 }
@@ -218,6 +221,7 @@ impl Node {
         Ok(Node {
             compactor: Compactor::new(options.retention, now_ms),
             checkpoint: CheckpointPolicy::new(now_ms),
+            defrag: Defrag::new(),
             next_id: options.first_id,
             next_tick_ms: now_ms + options.heartbeat_ms,
             applier,
@@ -348,13 +352,15 @@ impl Node {
             self.applier.compact_step(COMPACTION_SLICE)?;
             self.applier.commit()?;
         }
+        self.defrag.run(&mut self.applier, &mut self.checkpoint)?;
         self.checkpoint.run(&mut self.applier.store, now_ms);
         Ok(())
     }
 
     /// When `turn` has to be called at the latest.
     pub fn next_deadline(&self, now_ms: u64) -> u64 {
-        if !self.committed.is_empty() || self.applier.mvcc.compaction_pending() {
+        let busy = !self.committed.is_empty() || self.applier.mvcc.compaction_pending();
+        if busy || self.defrag.is_moving() {
             return now_ms;
         }
         let mut deadline =
@@ -529,13 +535,12 @@ impl Node {
         self.raise_nospace();
     }
 
-    /// Asks for a checkpoint that gives back what the store can give back. The ticket is for
-    /// `defragmented`.
+    /// Asks the store to give back what it can. The ticket is for `defragmented`.
     pub fn start_defragment(&mut self) -> u64 {
-        self.checkpoint.demand()
+        self.defrag.demand()
     }
 
     pub fn defragmented(&self, ticket: u64) -> bool {
-        self.checkpoint.is_past(ticket)
+        self.defrag.is_past(ticket)
     }
 }

@@ -296,6 +296,44 @@ fn what_was_acknowledged_survives_any_crash_at_its_revision() {
 }
 
 #[test]
+fn defragmentation_returns_what_a_compaction_has_freed() {
+    let mut bed = Bed::new();
+    bed.settle();
+    for round in 0..8000 {
+        bed.put(&format!("k{}", round % 60), &"x".repeat(1000));
+        if round % 200 == 0 {
+            bed.settle();
+        }
+    }
+    bed.settle();
+    let finish = |bed: &mut Bed| {
+        let ticket = bed.node().start_defragment();
+        while !bed.node().defragmented(ticket) {
+            bed.turn();
+            bed.store_op();
+        }
+    };
+    finish(&mut bed);
+    let before = bed.node().applier.store.file_len();
+    let request = CompactionRequest { revision: 8001, physical: true };
+    bed.node().propose(Kind::Compaction, &request.encode_to_vec()).unwrap();
+    bed.settle();
+    while bed.node().applier.mvcc.compaction_pending() {
+        bed.turn();
+    }
+    finish(&mut bed);
+    let store = &bed.node().applier.store;
+    let (file, live) = (store.file_len(), store.in_use_bytes());
+    assert!(file < before / 3, "{file} of {before} bytes are left");
+    assert!(file <= live + (3 << 20), "{file} bytes for {live} in use");
+    bed.crash(&mut Random(1));
+    bed.settle();
+    for key in 0..60 {
+        assert!(bed.get(&format!("k{key}"), 0).is_some());
+    }
+}
+
+#[test]
 fn the_log_is_cut_behind_the_durable_checkpoint_only() {
     let mut bed = Bed::new();
     bed.settle();
@@ -309,8 +347,8 @@ fn the_log_is_cut_behind_the_durable_checkpoint_only() {
     }
     let before = bed.log.files.len();
     let ticket = bed.node().start_defragment();
-    bed.turn();
     while !bed.node().defragmented(ticket) {
+        bed.turn();
         bed.store_op();
     }
     bed.settle();

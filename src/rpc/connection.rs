@@ -100,6 +100,7 @@ pub struct Connection {
     waiting: usize,
     is_dirty: bool,
     closing: bool,
+    opened_ms: u64,
 }
 
 const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
@@ -164,9 +165,7 @@ impl Connection {
         let Some(h2) = self.h2() else { return };
         match result {
             Ok(message) => {
-                h2.send_headers(stream, &encode::HEADERS, false);
-                h2.send_data(stream, message.finish(), false);
-                h2.send_headers(stream, &encode::TRAILERS_OK, true);
+                h2.respond(stream, &encode::HEADERS, message.finish(), &encode::TRAILERS_OK);
             }
             Err(error) => h2.send_headers(stream, &encode::trailers_only(&error), true),
         }
@@ -215,7 +214,7 @@ pub struct Connections {
 }
 
 impl Connections {
-    pub fn insert(&mut self, http_only: bool) -> Option<ConnId> {
+    pub fn insert(&mut self, http_only: bool, now_ms: u64) -> Option<ConnId> {
         if self.slab.len() >= limits::CONNECTIONS_MAX {
             return None;
         }
@@ -230,6 +229,7 @@ impl Connections {
             waiting: 0,
             is_dirty: false,
             closing: false,
+            opened_ms: now_ms,
         });
         Some(id)
     }
@@ -254,6 +254,15 @@ impl Connections {
         }
         self.next_timeout_ms = now_ms + limits::CONNECTION_TIMEOUT_SCAN_MS;
         for id in self.ids() {
+            let is_silent = |connection: &mut Connection| {
+                matches!(connection.protocol, Protocol::Unknown(_))
+                    && connection.opened_ms + limits::FIRST_BYTES_TIMEOUT_MS <= now_ms
+            };
+            if self.get(id).is_some_and(is_silent)
+                && let Some(connection) = self.touch(id)
+            {
+                connection.close_after_flush();
+            }
             let due = |h2: &mut h2::Connection| h2.next_timeout().is_some_and(|at| at <= now_ms);
             if self.get(id).and_then(Connection::h2).is_some_and(due)
                 && let Some(h2) = self.touch(id).and_then(Connection::h2)

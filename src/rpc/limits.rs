@@ -12,6 +12,10 @@ pub const CONNECTION_CALLS_MAX: usize = 4_096;
 /// bounds of its own. Chosen: some pages of metrics.
 pub const HTTP1_OUTPUT_MAX_BYTES: usize = 1 << 20;
 
+/// A client that has not said by then which protocol it speaks is sent away; h2 gives a handshake
+/// the same time.
+pub const FIRST_BYTES_TIMEOUT_MS: u64 = 10_000;
+
 /// How often the timeouts of connections are looked at. Chosen: the shortest of them is seconds.
 pub const CONNECTION_TIMEOUT_SCAN_MS: u64 = 1_000;
 

@@ -180,11 +180,11 @@ impl Server {
     }
 
     /// A new connection, unless there are too many.
-    pub fn connect(&mut self, kind: ListenerKind, _now_ms: u64) -> Option<ConnId> {
+    pub fn connect(&mut self, kind: ListenerKind, now_ms: u64) -> Option<ConnId> {
         if self.core.stopping {
             return None;
         }
-        self.connections.insert(kind == ListenerKind::Metrics)
+        self.connections.insert(kind == ListenerKind::Metrics, now_ms)
     }
 
     /// The peer has closed, or the connection broke.
