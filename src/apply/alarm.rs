@@ -56,7 +56,7 @@ impl Alarms {
     pub fn get(&self, alarm: i32) -> AlarmResponse {
         let wanted =
             |raised: &&AlarmMember| alarm == AlarmType::None as i32 || raised.alarm == alarm;
-        let alarms = self.raised.iter().filter(wanted).cloned().collect();
+        let alarms = self.raised.iter().filter(wanted).copied().collect();
         AlarmResponse { header: None, alarms }
     }
 
@@ -73,7 +73,7 @@ impl Alarms {
         let member = AlarmMember { member_id, alarm };
         if !self.raised.contains(&member) {
             store.put(META, &record_key(member_id, alarm), b"", false)?;
-            self.raised.push(member.clone());
+            self.raised.push(member);
             self.raised.sort_by_key(|raised| (raised.member_id, raised.alarm));
         }
         Ok(AlarmResponse { header: None, alarms: vec![member] })

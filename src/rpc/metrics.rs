@@ -20,7 +20,7 @@ pub struct Metrics {
     handled_ok: Vec<IntCounter>,
     health_success: IntCounter,
     health_failures: IntCounter,
-    values: Vec<(Gauge, fn(&Core) -> f64)>,
+    values: Vec<(Gauge, ReadValue)>,
     open_connections: Gauge,
     /// Duration of one write of the log, in seconds.
     pub wal_fsync_seconds: Histogram,
@@ -30,7 +30,11 @@ pub struct Metrics {
     process: Box<dyn Fn() -> String>,
 }
 
-type Value = (&'static str, &'static str, fn(&Core) -> f64);
+/// Reads what the node, the store or the hub knows.
+type ReadValue = fn(&Core) -> f64;
+
+/// Name, help and source of a gauge.
+type Value = (&'static str, &'static str, ReadValue);
 
 const VALUES: &[Value] = &[
     ("etcd_server_has_leader", "Whether a leader is known.", |core| {
