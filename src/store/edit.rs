@@ -3,8 +3,8 @@
 
 use super::limits::PAGE_SIZE;
 use super::node::{
-    AT_COUNT, AT_DEAD, AT_HEAP, AT_NODE_ZERO, AT_PREFIX, AT_SLOTS, Child, INNER_HEAD, LEAF_HEAD,
-    Node, PAYLOAD, Parts, SLOT_BYTES, Slot, common_prefix, head_of,
+    AT_COUNT, AT_DEAD, AT_HEAP, AT_NODE_PREFIX, AT_NODE_ZERO, AT_PREFIX, Child, INNER_HEAD,
+    LEAF_HEAD, Node, PAYLOAD, Parts, SLOT_BYTES, Slot, common_prefix, head_of, prefix_bytes,
 };
 use super::page::{KIND_INNER, KIND_LEAF, Page, read_u64, write_u16, write_u32, write_u64};
 use std::ops::Range;
@@ -82,8 +82,9 @@ pub fn fit(node: Node<'_>, index: usize, entry: &NewEntry<'_>) -> Fit {
     } else {
         first.common_prefix(last).min(first.common_prefix(new))
     };
-    let gain = (longer - shared) * (keyed - 1);
-    if gain >= PREFIX_GAIN_MIN && entry.bytes(longer) <= free + gain {
+    let free = free + (longer - shared) * keyed;
+    let wanted = entry.bytes(longer) + prefix_bytes(longer) - prefix_bytes(shared);
+    if (longer - shared) * keyed >= PREFIX_GAIN_MIN && wanted <= free {
         Fit::Rebuild(longer)
     } else {
         Fit::Split
@@ -115,15 +116,17 @@ impl NodeMut<'_> {
     /// Sets the prefix of an empty node.
     pub fn set_prefix(&mut self, prefix: Parts<'_>, len: usize) {
         debug_assert!(self.node().count() == 0);
-        for (to, from) in self.0.0[PAGE_SIZE - len..].iter_mut().zip(prefix.bytes()) {
+        let place = &mut self.0.0[AT_NODE_PREFIX..AT_NODE_PREFIX + prefix_bytes(len)];
+        place.fill(0);
+        for (to, from) in place[..len].iter_mut().zip(prefix.bytes()) {
             *to = from;
         }
         self.set(AT_PREFIX, len);
-        self.set(AT_HEAP, PAGE_SIZE - len);
     }
 
     fn set_slot(&mut self, index: usize, slot: Slot) {
-        write_u64(&mut self.0.0, AT_SLOTS + index * SLOT_BYTES, slot.0);
+        let at = self.node().slots_at() + index * SLOT_BYTES;
+        write_u64(&mut self.0.0, at, slot.0);
     }
 
     /// Takes `bytes` from the gap and opens slot `index` for it; the cell's offset.
@@ -133,9 +136,10 @@ impl NodeMut<'_> {
         let (count, heap) = (node.count(), node.heap());
         assert!(index <= count && node.gap() >= bytes + SLOT_BYTES, "no room for an entry");
         let at = heap - bytes;
+        let slots = node.slots_at();
         self.0.0.copy_within(
-            AT_SLOTS + index * SLOT_BYTES..AT_SLOTS + count * SLOT_BYTES,
-            AT_SLOTS + (index + 1) * SLOT_BYTES,
+            slots + index * SLOT_BYTES..slots + count * SLOT_BYTES,
+            slots + (index + 1) * SLOT_BYTES,
         );
         self.set(AT_COUNT, count + 1);
         self.set(AT_HEAP, at);
@@ -233,9 +237,10 @@ impl NodeMut<'_> {
         let slot = node.slot(index);
         let cell = node.entry_bytes(index) - SLOT_BYTES;
         let (heap, dead, keyed_from) = (node.heap(), node.dead(), node.keyed_from());
+        let slots = node.slots_at();
         self.0.0.copy_within(
-            AT_SLOTS + (index + 1) * SLOT_BYTES..AT_SLOTS + count * SLOT_BYTES,
-            AT_SLOTS + index * SLOT_BYTES,
+            slots + (index + 1) * SLOT_BYTES..slots + count * SLOT_BYTES,
+            slots + index * SLOT_BYTES,
         );
         self.set(AT_COUNT, count - 1);
         if slot.offset() == heap {
@@ -316,7 +321,9 @@ pub fn split_point(node: Node<'_>, at: usize, new: &NewEntry<'_>, right_edge: bo
     }
     let new_bytes = new.bytes(prefix);
     let total: usize = (0..count).map(|index| node.entry_bytes(index)).sum::<usize>() + new_bytes;
-    let capacity = PAYLOAD - prefix;
+    // A half's prefix may be longer, which makes its entries shorter and itself at most 8 bytes
+    // longer.
+    let capacity = PAYLOAD - prefix_bytes(prefix) - 8;
     let mut left = 0;
     let mut best = (usize::MAX, 0);
     for m in 1..=count {
@@ -349,13 +356,13 @@ pub fn merged_size(left: Node<'_>, right: Node<'_>, separator: Parts<'_>) -> (us
     let prefix = if keys < 2 { 0 } else { first.common_prefix(last) };
     let entries = |node: Node<'_>| -> usize {
         let keyed = node.count() - node.keyed_from().min(node.count());
-        node.used() - node.prefix_len() + keyed * node.prefix_len()
+        node.used() - prefix_bytes(node.prefix_len()) + keyed * node.prefix_len()
     };
     let mut full = entries(left) + entries(right);
     if !leaf {
         full += separator.len();
     }
-    (full - prefix * keys + prefix, prefix)
+    (full - prefix * keys + prefix_bytes(prefix), prefix)
 }
 
 /// Kind byte of a node at `level`.

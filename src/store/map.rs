@@ -10,7 +10,6 @@
 use super::limits::PAGE_SIZE;
 use super::page::Page;
 use memmap2::{MmapOptions, MmapRaw};
-use std::alloc::{Layout, alloc_zeroed, dealloc, handle_alloc_error};
 use std::fs::File;
 use std::io;
 use std::rc::Rc;
@@ -42,8 +41,8 @@ impl Map {
     pub fn memory(reserve_bytes: u64) -> (Map, Rc<Memory>) {
         let memory = Rc::new(Memory::new(reserve_bytes as usize));
         let map = Map {
-            base: memory.base,
-            reserved_bytes: memory.layout.size(),
+            base: memory.map.as_ptr(),
+            reserved_bytes: memory.map.len(),
             _owner: Owner::Memory { _memory: memory.clone() },
         };
         (map, memory)
@@ -72,50 +71,37 @@ impl Map {
 
 /// Memory that stands in for a file.
 pub struct Memory {
-    base: *mut u8,
-    layout: Layout,
+    map: MmapRaw,
 }
 
 impl Memory {
     fn new(bytes: usize) -> Memory {
-        let size = bytes.next_multiple_of(PAGE_SIZE).max(PAGE_SIZE);
-        let layout =
-            Layout::from_size_align(size, 4096).expect("a size that fits the address space");
-        // SAFETY: the layout's size is not zero.
-        let base = unsafe { alloc_zeroed(layout) };
-        if base.is_null() {
-            handle_alloc_error(layout);
-        }
-        Memory { base, layout }
+        let length = bytes.next_multiple_of(PAGE_SIZE).max(PAGE_SIZE);
+        let map = MmapOptions::new().len(length).map_anon().expect("memory for a simulated disk");
+        Memory { map: map.into() }
     }
 
     /// Writes as a write to the file would show in its map.
     pub fn write(&self, offset: u64, data: &[u8]) {
         let at = usize::try_from(offset).expect("an offset in memory");
         assert!(
-            data.len() <= self.layout.size() && at <= self.layout.size() - data.len(),
+            data.len() <= self.map.len() && at <= self.map.len() - data.len(),
             "a write beyond the reservation"
         );
-        // SAFETY: the target lies inside the allocation, `data` cannot overlap it as nobody is
-        // given a mutable slice of it, and slices into these pages do not exist by the reuse rule
-        // (module head).
-        unsafe { std::ptr::copy_nonoverlapping(data.as_ptr(), self.base.add(at), data.len()) }
+        // SAFETY: the target lies inside the mapping, which is writable and not a file's. `data`
+        // cannot overlap it, as slices of it come from `Map::pages` alone, and of these pages there
+        // are none by the reuse rule (module head).
+        unsafe {
+            std::ptr::copy_nonoverlapping(data.as_ptr(), self.map.as_mut_ptr().add(at), data.len());
+        }
     }
 
     /// A copy of the first `bytes`.
     pub fn read(&self, bytes: u64) -> Vec<u8> {
         let length = usize::try_from(bytes).expect("a length in memory");
-        assert!(length <= self.layout.size(), "a read beyond the reservation");
-        // SAFETY: inside the allocation; the slice lives for this copy only, and nothing writes
-        // meanwhile: `Memory` stays on one thread.
-        unsafe { std::slice::from_raw_parts(self.base, length) }.to_vec()
-    }
-}
-
-impl Drop for Memory {
-    fn drop(&mut self) {
-        // SAFETY: allocated in `new` with this layout; the map that points here holds an Rc of
-        // self.
-        unsafe { dealloc(self.base, self.layout) }
+        assert!(length <= self.map.len(), "a read beyond the reservation");
+        // SAFETY: inside the mapping; the slice lives for this copy only, and nothing writes
+        // meanwhile: `Memory` is used behind an `Rc`, on one thread.
+        unsafe { std::slice::from_raw_parts(self.map.as_ptr(), length) }.to_vec()
     }
 }

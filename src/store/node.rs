@@ -3,19 +3,19 @@
 //! ```text
 //! header, continued
 //! 20  count       u16   entries
-//! 22  heap        u16   offset of the lowest cell; cells lie from here to the prefix, unordered
-//! 24  dead        u16   bytes between `heap` and the prefix that belong to no cell
+//! 22  heap        u16   offset of the lowest cell; cells lie from here to the end, unordered
+//! 24  dead        u16   bytes behind `heap` that belong to no cell
 //! 26  prefix      u16   length of what every key of the node starts with
 //! 28  zero        u32
-//! 32  slots       u64 x count, in key order:
+//! 32  prefix, zero-filled to a multiple of 8: here, as every search begins with it
+//!     slots       u64 x count, in key order:
 //!        bits  0..16 offset of the cell     bits 16..28 length of the key's suffix
 //!        bit  28 weight, bit 29 run         bits 30..32 zero
 //!        bits 32..64 head: first four bytes of the suffix, big-endian, zero-filled
 //!     ... free ...
-//!     cells
+//!     cells, up to the end of the page
 //!        leaf:  payload length u16, suffix, payload (the value, or the reference of a run)
 //!        inner: child u32, its txn u32 (low half), its weight u64, suffix
-//!     prefix, up to the end of the page
 //! ```
 //! Key = prefix + suffix. Entry 0 of an inner node has an empty suffix and stands for "everything
 //! below entry 1"; the prefix is that of the entries behind it.
@@ -35,8 +35,8 @@ pub const AT_HEAP: usize = AT_COUNT + 2;
 pub const AT_DEAD: usize = AT_HEAP + 2;
 pub const AT_PREFIX: usize = AT_DEAD + 2;
 pub const AT_NODE_ZERO: usize = AT_PREFIX + 2;
-pub const AT_SLOTS: usize = AT_NODE_ZERO + 4;
-const _: () = assert!(AT_SLOTS == HEADER_BYTES);
+pub const AT_NODE_PREFIX: usize = AT_NODE_ZERO + 4;
+const _: () = assert!(AT_NODE_PREFIX == HEADER_BYTES);
 
 pub const SLOT_BYTES: usize = 8;
 /// What slots, cells and prefix share.
@@ -46,11 +46,20 @@ pub const LEAF_HEAD: usize = 2;
 /// Fixed part of an inner node's cell: child, txn, weight.
 pub const INNER_HEAD: usize = 16;
 
-const _: () = assert!(KEY_BYTES_MAX + SLOT_BYTES + INNER_HEAD <= PAYLOAD / 2);
+/// Largest entry, slot and key included. Two always fit a page, whatever the prefix does to them:
+/// that is what makes splitting possible.
+pub const ENTRY_BYTES_MAX: usize = PAYLOAD / 2 - 16;
+const _: () = assert!(KEY_BYTES_MAX + SLOT_BYTES + INNER_HEAD <= ENTRY_BYTES_MAX);
 const _: () = assert!(KEY_BYTES_MAX < 1 << 12);
 
 pub const FLAG_WEIGHT: u8 = 1;
 pub const FLAG_RUN: u8 = 2;
+
+/// What a prefix of this length takes.
+#[inline]
+pub fn prefix_bytes(len: usize) -> usize {
+    len.next_multiple_of(8)
+}
 
 #[derive(Clone, Copy)]
 pub struct Slot(pub u64);
@@ -173,7 +182,7 @@ impl<'a> Node<'a> {
 
     #[inline]
     pub fn prefix(self) -> &'a [u8] {
-        &self.0.0[PAGE_SIZE - self.prefix_len()..]
+        &self.0.0[AT_NODE_PREFIX..AT_NODE_PREFIX + self.prefix_len()]
     }
 
     #[inline]
@@ -181,9 +190,15 @@ impl<'a> Node<'a> {
         self.0.kind() == KIND_LEAF
     }
 
+    /// Where the slots begin.
+    #[inline]
+    pub fn slots_at(self) -> usize {
+        AT_NODE_PREFIX + prefix_bytes(self.prefix_len())
+    }
+
     #[inline]
     pub fn slot(self, index: usize) -> Slot {
-        Slot(read_u64(&self.0.0, AT_SLOTS + index * SLOT_BYTES))
+        Slot(read_u64(&self.0.0, self.slots_at() + index * SLOT_BYTES))
     }
 
     fn cell_head(self) -> usize {
@@ -212,7 +227,7 @@ impl<'a> Node<'a> {
 
     /// Free bytes between slots and cells.
     pub fn gap(self) -> usize {
-        self.heap() - (AT_SLOTS + self.count() * SLOT_BYTES)
+        self.heap() - (self.slots_at() + self.count() * SLOT_BYTES)
     }
 
     /// Bytes taken by prefix, slots and living cells.
@@ -230,13 +245,14 @@ impl<'a> Node<'a> {
     fn lower_bound(self, key: &[u8], from: usize, head: usize) -> (usize, bool) {
         let count = self.count();
         let prefix = self.prefix();
+        self.prefetch_slots(count);
         let suffix = match key.strip_prefix(prefix) {
             Some(suffix) => suffix,
             None if key < prefix => return (from, false),
             None => return (count, false),
         };
         let wanted = head_of(suffix);
-        let slots = &self.0.0[AT_SLOTS..AT_SLOTS + count * SLOT_BYTES];
+        let slots = &self.0.0[self.slots_at()..self.slots_at() + count * SLOT_BYTES];
         let (mut low, mut high) = (from, count);
         while low < high {
             let middle = (low + high) / 2;
@@ -250,6 +266,22 @@ impl<'a> Node<'a> {
             }
         }
         (low, false)
+    }
+
+    /// Asks for the cache lines of all slots at once. The search goes through four or five of them
+    /// one after the other, each a wait of its own for memory.
+    #[inline]
+    fn prefetch_slots(self, count: usize) {
+        #[cfg(target_arch = "x86_64")]
+        {
+            use std::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
+            let from = self.slots_at();
+            for line in (from..from + count * SLOT_BYTES).step_by(64) {
+                // SAFETY: a prefetch reads nothing that the program sees, whatever the address; and
+                // it is inside the page.
+                unsafe { _mm_prefetch::<_MM_HINT_T0>(self.0.0.as_ptr().wrapping_add(line).cast()) };
+            }
+        }
     }
 
     /// In a leaf: index of the first entry `>= key`, and whether it is the key itself.
@@ -332,17 +364,19 @@ pub fn validate(page: &Page) -> Result<(), &'static str> {
     };
     let node = Node(page);
     let (count, heap, dead, prefix) = (node.count(), node.heap(), node.dead(), node.prefix_len());
-    let slots_end = AT_SLOTS + count * SLOT_BYTES;
+    let slots_end = node.slots_at() + count * SLOT_BYTES;
     if read_u32(bytes, AT_NODE_ZERO) != 0 {
         return Err("a reserved field of a node is not zero");
     }
-    if prefix > KEY_BYTES_MAX || slots_end > heap || heap > PAGE_SIZE - prefix {
+    if prefix > KEY_BYTES_MAX || slots_end > heap || heap > PAGE_SIZE {
         return Err("a node's slots, cells and prefix overlap");
+    }
+    if bytes[AT_NODE_PREFIX + prefix..node.slots_at()].iter().any(|byte| *byte != 0) {
+        return Err("a node's prefix is not filled with zeros");
     }
     if !leaf && count == 0 {
         return Err("an inner node has no child");
     }
-    let cells_end = PAGE_SIZE - prefix;
     let mut living = 0;
     for index in 0..count {
         let slot = node.slot(index);
@@ -351,11 +385,11 @@ pub fn validate(page: &Page) -> Result<(), &'static str> {
         if slot.flags() > 3 || (!leaf && slot.flags() != 0) {
             return Err("a slot has unknown flags");
         }
-        if prefix + suffix > KEY_BYTES_MAX || at < heap || at + head + suffix > cells_end {
+        if prefix + suffix > KEY_BYTES_MAX || at < heap || at + head + suffix > PAGE_SIZE {
             return Err("a slot points outside of the cells");
         }
         let cell = node.cell_bytes(slot);
-        if at + cell > cells_end {
+        if at + cell > PAGE_SIZE {
             return Err("a value reaches beyond the cells");
         }
         living += cell;
@@ -378,7 +412,7 @@ pub fn validate(page: &Page) -> Result<(), &'static str> {
             return Err("the keys of a node are out of order");
         }
     }
-    if living + dead != cells_end - heap {
+    if living + dead != PAGE_SIZE - heap {
         return Err("the cells of a node do not add up");
     }
     Ok(())

@@ -197,22 +197,18 @@ impl Simulation {
     pub fn disk_event(&mut self) -> bool {
         let store = self.store.as_mut().unwrap();
         let disk = self.disk.as_mut().unwrap();
-        if disk.is_idle() || self.random.one_in(2) {
-            if let Some((id, op)) = store.next_op() {
-                if let Op::Write { offset, data } = &op {
-                    let first = (offset / PAGE_SIZE as u64) as u32;
-                    let end = first + (data.len() / PAGE_SIZE) as u32;
-                    for page in (first.max(2)..end).map(PageId) {
-                        assert!(
-                            !self.durable.pages.contains(&page),
-                            "a durable page is overwritten"
-                        );
-                    }
-                }
-                self.cuts += u64::from(matches!(op, Op::Truncate { .. }));
-                disk.submit(id, op, &mut self.random);
-                return true;
+        let next = if disk.is_idle() || self.random.one_in(2) { store.next_op() } else { None };
+        if let Some((id, op)) = next {
+            if let Op::Write { offset, data } = &op {
+                let first = (offset / PAGE_SIZE as u64) as u32;
+                let end = first + (data.len() / PAGE_SIZE) as u32;
+                let durable = &self.durable.pages;
+                let overwritten = (first.max(2)..end).find(|page| durable.contains(&PageId(*page)));
+                assert_eq!(overwritten, None, "a page of the durable checkpoint is overwritten");
             }
+            self.cuts += u64::from(matches!(op, Op::Truncate { .. }));
+            disk.submit(id, op, &mut self.random);
+            return true;
         }
         if disk.is_idle() {
             return false;

@@ -3,7 +3,9 @@
 use super::super::Store;
 use super::super::edit::{Fit, NewEntry, NewKind, fit};
 use super::super::limits::{KEY_BYTES_MAX, VALUE_BYTES_MAX, VALUE_INLINE_MAX};
-use super::super::node::{FLAG_RUN, FLAG_WEIGHT, LEAF_HEAD, PAYLOAD, RUN_REF_BYTES, SLOT_BYTES};
+use super::super::node::{
+    ENTRY_BYTES_MAX, FLAG_RUN, FLAG_WEIGHT, LEAF_HEAD, RUN_REF_BYTES, SLOT_BYTES,
+};
 use super::super::page::{Corruption, Tree};
 use super::super::pages::FrameId;
 use super::super::run::{self, RunRef};
@@ -157,7 +159,7 @@ impl Store {
 /// Whether a value lies in the leaf: a quarter of a page at most, and not more than half of one
 /// with its key.
 fn is_inline(key_len: usize, value_len: usize) -> bool {
-    value_len <= VALUE_INLINE_MAX && SLOT_BYTES + LEAF_HEAD + key_len + value_len <= PAYLOAD / 2
+    value_len <= VALUE_INLINE_MAX && SLOT_BYTES + LEAF_HEAD + key_len + value_len <= ENTRY_BYTES_MAX
 }
 
-const _: () = assert!(SLOT_BYTES + LEAF_HEAD + KEY_BYTES_MAX + RUN_REF_BYTES <= PAYLOAD / 2);
+const _: () = assert!(SLOT_BYTES + LEAF_HEAD + KEY_BYTES_MAX + RUN_REF_BYTES <= ENTRY_BYTES_MAX);
