@@ -74,7 +74,13 @@ impl Decoder {
         Ok(Some(Bytes::from(std::mem::take(&mut self.gathered))))
     }
 
-    /// No part of a message is left; at the end of a stream anything else is an "unexpected EOF".
+    /// A prefix has come and its message has not; at the end of a stream grpc-go calls this "unexpected EOF", and
+    /// half a prefix "EOF", as nothing at all.
+    pub fn is_within_message(&self) -> bool {
+        self.message_len.is_some()
+    }
+
+    /// No part of a message is left.
     pub fn is_between_messages(&self) -> bool {
         self.message_len.is_none() && self.gathered.is_empty() && self.rest.is_empty()
     }

@@ -103,19 +103,25 @@ impl Status {
         Status { code, message: message.into() }
     }
 
-    /// For a request that ends in the middle of a message.
-    pub fn unexpected_eof() -> Status {
-        Status::new(Code::Internal, "unexpected EOF")
+    /// For a call that ends without a message, or in the middle of one (`cut`).
+    pub fn end_of_request(cut: bool) -> Status {
+        Status::new(Code::Unknown, if cut { "unexpected EOF" } else { "EOF" })
     }
 
-    /// For a value of `grpc-encoding` other than `identity`: nothing is ever compressed here, as
-    /// in etcd.
+    /// For a value of `grpc-encoding` other than `identity`: nothing is ever compressed here. etcd
+    /// takes `gzip` as well.
     pub fn unknown_encoding(encoding: &[u8]) -> Status {
         let encoding = quote(encoding);
         Status::new(
             Code::Unimplemented,
             format!("grpc: Decompressor is not installed for grpc-encoding {encoding}"),
         )
+    }
+
+    /// A request whose content type is not gRPC's; grpc-go answers it with HTTP status 415, too.
+    pub fn unknown_content_type(kind: &[u8]) -> Status {
+        let kind = quote(kind);
+        Status::new(Code::InvalidArgument, format!("invalid gRPC request content-type {kind}"))
     }
 }
 

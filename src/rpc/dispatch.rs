@@ -48,9 +48,8 @@ impl Server {
         let is_grpc =
             head.get(b"content-type").is_some_and(|kind| kind.starts_with(b"application/grpc"));
         if !is_grpc || head.method.as_ref() != b"POST" {
-            let status: &[u8] = if is_grpc { b"405" } else { b"415" };
             if let Some(h2) = connection.h2() {
-                h2.send_headers(stream, &encode_block(&[(b":status", status)]), true);
+                h2.send_headers(stream, &not_a_call(head, is_grpc), true);
             }
             return;
         }
@@ -128,9 +127,9 @@ impl Server {
     fn end_of_request(&mut self, id: ConnId, stream: StreamId) {
         let Some(connection) = self.connections.get(id) else { return };
         match connection.calls.get_mut(&stream) {
-            Some(Call::Open(_)) => {
-                let error = RpcError::new(Code::Internal, "EOF");
-                self.fail(id, stream, error);
+            Some(Call::Open(call)) => {
+                let status = grpc::Status::end_of_request(call.decoder.is_within_message());
+                self.fail(id, stream, status.into());
             }
             Some(Call::Watch(_)) => self.finish_stream(id, stream),
             Some(Call::KeepAlive(call)) => {
@@ -187,7 +186,11 @@ impl Core {
             return Err(grpc::Status::unknown_encoding(encoding).into());
         }
         let asked_ms = match head.get(b"grpc-timeout").map(|value| grpc::parse_timeout(value)) {
-            Some(Ok(timeout)) => u64::try_from(timeout.as_millis()).unwrap_or(NEVER_MS),
+            Some(Ok(timeout)) if timeout.is_zero() => return Err(error::DEADLINE_EXCEEDED),
+            Some(Ok(timeout)) => {
+                let rounded_up = timeout.as_nanos().div_ceil(1_000_000);
+                u64::try_from(rounded_up).unwrap_or(NEVER_MS)
+            }
             Some(Err(error)) => return Err(grpc::Status::from(error).into()),
             None => NEVER_MS,
         };
@@ -224,12 +227,24 @@ impl Core {
     }
 }
 
+/// The answer to what is HTTP/2 but no gRPC, as grpc-go gives it.
+fn not_a_call(head: &RequestHead, is_grpc: bool) -> Vec<u8> {
+    if is_grpc {
+        return encode_block(&[(b":status", b"405")]);
+    }
+    let kind = head.get(b"content-type").map_or(&b""[..], |kind| kind);
+    let status = grpc::Status::unknown_content_type(kind);
+    encode_block(&[
+        (b":status", b"415"),
+        (b"content-type", b"application/grpc"),
+        (b"grpc-status", status.code.digits().as_bytes()),
+        (b"grpc-message", grpc::encode_message(&status.message).as_bytes()),
+    ])
+}
+
 /// Decodes a request. Byte strings of the request are slices of `message`.
 pub fn decode<M: prost::Message + Default>(message: Bytes) -> Result<M, RpcError> {
-    M::decode(message).map_err(|error| {
-        let text = format!("grpc: error unmarshalling request: proto: {error}");
-        RpcError::with(Code::Internal, text)
-    })
+    M::decode(message).map_err(|_| error::MALFORMED_MESSAGE)
 }
 
 /// Lets `?` be used where an answer is returned.

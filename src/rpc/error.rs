@@ -55,6 +55,9 @@ errors! {
     STOPPED, Unavailable, "etcdserver: server stopped";
     TIMEOUT, Unavailable, "etcdserver: request timed out";
     CORRUPT, DataLoss, "etcdserver: corrupt cluster";
+    // etcd's has an ordinary or a no-break space behind the colon, as the build has drawn it.
+    MALFORMED_MESSAGE, Internal, "grpc: error unmarshalling request: proto: cannot parse invalid wire-format data";
+    DEADLINE_EXCEEDED, DeadlineExceeded, "context deadline exceeded";
     STREAM_SORT, Unimplemented, "RangeStream does not support custom sort orders";
     STREAM_FILTER, Unimplemented, "RangeStream does not support revision filters";
 }
