@@ -111,7 +111,12 @@ impl Client {
 
     /// The same with a body as given: nothing says that it must be a message, or a whole frame.
     pub async fn call_raw(&self, path: &str, body: Bytes) -> Reply {
-        match self.open_raw(path, &[], Some(body)).await {
+        self.call_with(path, &[], body).await
+    }
+
+    /// And with further header fields, which replace the usual ones of the same name.
+    pub async fn call_with(&self, path: &str, metadata: &[(&str, &str)], body: Bytes) -> Reply {
+        match self.open_raw(path, metadata, Some(body)).await {
             Ok((_, response)) => collect(response).await,
             Err(err) => Reply { broken: Some(err.to_string()), ..Reply::default() },
         }
@@ -136,9 +141,12 @@ impl Client {
         metadata: &[(&str, &str)],
         body: Option<Bytes>,
     ) -> Result<(SendStream<Bytes>, ResponseFuture), h2::Error> {
-        let mut request = Request::post(format!("http://{}{path}", self.authority))
-            .header("content-type", "application/grpc")
-            .header("te", "trailers");
+        let mut request = Request::post(format!("http://{}{path}", self.authority));
+        for usual in [("content-type", "application/grpc"), ("te", "trailers")] {
+            if !metadata.iter().any(|(name, _)| *name == usual.0) {
+                request = request.header(usual.0, usual.1);
+            }
+        }
         for (name, value) in metadata {
             request = request.header(*name, *value);
         }

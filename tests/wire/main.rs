@@ -9,6 +9,7 @@ mod etcdctl;
 mod kill;
 mod rng;
 mod server;
+mod statuses;
 
 /// Each test has a runtime of its own, with one thread.
 pub fn block_on<F: Future>(future: F) -> F::Output {
