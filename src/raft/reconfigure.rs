@@ -6,9 +6,10 @@
 //!
 //! 1. A leader appends a change only when all before it are applied there, those it found in its
 //!    log included.
-//! 2. It does so only after an entry of its own term is committed (Ongaro, raft-dev 2015):
-//!    otherwise two leaders could commit by two configurations that are both one step from a third,
-//!    and share no quorum.
+//! 2. It does so only after an entry of its own term is committed (Ongaro, raft-dev 2015). Where
+//!    changes take effect when appended, this alone keeps two leaders from committing by two
+//!    configurations that are one step from a third each, and share no quorum. Here rule 1 all but
+//!    implies it, and it costs nothing.
 //! 3. A member with a committed change not yet applied does not campaign.
 //! 4. An entry is never durable without the commit index that came with it or before it. A member
 //!    that holds the second of two changes so knows, even after a crash, that the first is
