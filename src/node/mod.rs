@@ -218,9 +218,14 @@ impl Node {
         if applier.cluster.voters().count() == 1 {
             raft.campaign();
         }
+        let mut checkpoint = CheckpointPolicy::new(now_ms);
+        if applier.store.durable_mark() == 0 {
+            // Who this member is should not depend on the command line any longer.
+            checkpoint.demand();
+        }
         Ok(Node {
             compactor: Compactor::new(options.retention, now_ms),
-            checkpoint: CheckpointPolicy::new(now_ms),
+            checkpoint,
             defrag: Defrag::new(),
             next_id: options.first_id,
             next_tick_ms: now_ms + options.heartbeat_ms,

@@ -152,7 +152,9 @@ impl Core {
         if self.hub.len() >= limits::WATCHERS_MAX {
             return refused(TOO_MANY);
         }
-        let range = KeyRange::new(watch_key(create.key), create.range_end);
+        // Copies: a slice would keep the whole buffer alive that the request was read into.
+        let own = |bytes: Bytes| Bytes::copy_from_slice(&bytes);
+        let range = KeyRange::new(own(watch_key(create.key)), own(create.range_end));
         if matches!(&range, KeyRange::Between(start, end) if start >= end) {
             return refused(EMPTY_RANGE);
         }
