@@ -40,12 +40,16 @@ impl Map {
     /// [`Memory`].
     pub fn memory(reserve_bytes: u64) -> (Map, Rc<Memory>) {
         let memory = Rc::new(Memory::new(reserve_bytes as usize));
-        let map = Map {
+        (Map::of_memory(&memory), memory)
+    }
+
+    /// Another map of a memory.
+    pub fn of_memory(memory: &Rc<Memory>) -> Map {
+        Map {
             base: memory.map.as_ptr(),
             reserved_bytes: memory.map.len(),
             _owner: Owner::Memory { _memory: memory.clone() },
-        };
-        (map, memory)
+        }
     }
 
     pub fn reserved_bytes(&self) -> usize {

@@ -24,7 +24,7 @@
 //! built), so that offsets and lengths in it lie inside the page. A bad byte is met in `validate`
 //! and nowhere else.
 
-use super::limits::{GROUP_PAGES, GROUPS_MAX, HEIGHT_MAX, KEY_BYTES_MAX, PAGE_SIZE};
+use super::limits::{HEIGHT_MAX, KEY_BYTES_MAX, PAGE_SIZE};
 use super::page::{
     HEADER_BYTES, KIND_INNER, KIND_LEAF, Page, PageId, TxnId, read_u16, read_u32, read_u64,
 };
@@ -41,6 +41,8 @@ const _: () = assert!(AT_NODE_PREFIX == HEADER_BYTES);
 pub const SLOT_BYTES: usize = 8;
 /// What slots, cells and prefix share.
 pub const PAYLOAD: usize = PAGE_SIZE - HEADER_BYTES;
+/// More than any subtree has, and so little that a node's sum does not overflow.
+const WEIGHT_MAX: u64 = 1 << 48;
 /// Fixed part of a leaf's cell: the payload's length.
 pub const LEAF_HEAD: usize = 2;
 /// Fixed part of an inner node's cell: child, txn, weight.
@@ -400,9 +402,9 @@ pub fn validate(page: &Page) -> Result<(), &'static str> {
             return Err("the reference of a run has a wrong length");
         }
         if !leaf {
-            let child = node.child(index).page.0;
-            if !(2..GROUP_PAGES as u64 * GROUPS_MAX as u64).contains(&u64::from(child)) {
-                return Err("a child's page number is out of range");
+            let child = node.child(index);
+            if child.page.0 < 2 || child.weight > WEIGHT_MAX {
+                return Err("a child is out of range");
             }
             if index == 0 && suffix != 0 {
                 return Err("the first child of an inner node has a key");

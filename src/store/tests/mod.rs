@@ -2,6 +2,8 @@
 
 mod crash;
 mod disk;
+mod opening;
+mod rot;
 mod simulation;
 mod trees;
 
