@@ -126,7 +126,7 @@ impl Connection {
         self.protocol = if is_http2 {
             Protocol::Http2(Box::new(h2::Connection::new(*limits)))
         } else {
-            Protocol::Http1(Box::default())
+            Protocol::Http1(Box::new(http1::Connection::new(!self.http_only)))
         };
         Some(seen)
     }

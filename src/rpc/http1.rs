@@ -37,19 +37,34 @@ struct Response {
     status: u16,
     content_type: &'static str,
     allow: Option<&'static str>,
+    /// Whether browsers are told not to guess another type: what Go's `http.Error` adds.
+    nosniff: bool,
     body: String,
 }
 
 impl Response {
     fn text(status: u16, body: impl Into<String>) -> Response {
         let content_type = "text/plain; charset=utf-8";
-        Response { status, content_type, allow: None, body: body.into() }
+        Response { status, content_type, allow: None, nosniff: true, body: body.into() }
     }
 
-    fn json(body: String) -> Response {
-        Response { status: 200, content_type: "application/json", allow: None, body }
+    fn plain(content_type: &'static str, body: impl Into<String>) -> Response {
+        Response { content_type, nosniff: false, ..Response::text(200, body) }
+    }
+
+    fn not_found() -> Response {
+        Response::text(404, "404 page not found\n")
+    }
+
+    fn only_get() -> Response {
+        Response { allow: Some("GET"), ..Response::text(405, "Method Not Allowed\n") }
     }
 }
+
+/// What etcd's `--cors '*'`, its default, adds to every answer on a client port.
+const CORS: &str = "Access-Control-Allow-Headers: accept, content-type, authorization\r\n\
+    Access-Control-Allow-Methods: POST, GET, OPTIONS, PUT, DELETE\r\n\
+    Access-Control-Allow-Origin: *\r\n";
 
 #[derive(Default)]
 pub struct Connection {
@@ -57,10 +72,16 @@ pub struct Connection {
     output: Vec<u8>,
     /// A request is being answered.
     busy: bool,
+    /// Browsers may use the answers on pages of any origin.
+    cors: bool,
     closed: bool,
 }
 
 impl Connection {
+    pub fn new(cors: bool) -> Connection {
+        Connection { cors, ..Connection::default() }
+    }
+
     pub fn receive(&mut self, input: &[u8]) {
         self.input.extend_from_slice(input);
     }
@@ -139,8 +160,15 @@ impl Connection {
         if let Some(allow) = response.allow {
             let _ = write!(head, "Allow: {allow}\r\n");
         }
-        let _ = write!(head, "Content-Type: {}\r\n", response.content_type);
-        let _ = write!(head, "X-Content-Type-Options: nosniff\r\n");
+        if self.cors {
+            head.push_str(CORS);
+        }
+        if !response.content_type.is_empty() {
+            let _ = write!(head, "Content-Type: {}\r\n", response.content_type);
+        }
+        if response.nosniff {
+            head.push_str("X-Content-Type-Options: nosniff\r\n");
+        }
         let _ = write!(head, "Content-Length: {}\r\n", response.body.len());
         if request.close {
             head.push_str("Connection: close\r\n");
@@ -163,6 +191,8 @@ fn split_target(target: &str) -> (String, Vec<(String, String)>) {
     });
     (path.to_owned(), pairs.collect())
 }
+
+const HEALTHY: &str = r#"{"health":"true","reason":""}"#;
 
 /// Checks behind `/livez` and `/readyz`, in the order in which they are shown.
 const LIVEZ: &[&str] = &["serializable_read"];
@@ -196,39 +226,45 @@ impl Core {
         request: Request,
         agreed: bool,
     ) {
-        let response = self.route(&request, agreed, connections.len());
+        let count = connections.len();
         let Some(connection) = connections.touch(id) else { return };
         if let Protocol::Http1(http1) = &mut connection.protocol {
+            let asks_cors = http1.cors && request.method == "OPTIONS";
+            let response = if asks_cors {
+                Response::plain("", "")
+            } else {
+                self.route(&request, agreed, count)
+            };
             http1.answer(&request, response);
         }
     }
 
     fn route(&mut self, request: &Request, agreed: bool, connections: usize) -> Response {
-        if request.method != "GET" && request.method != "HEAD" {
-            let mut response = Response::text(405, "Method Not Allowed\n");
-            response.allow = Some("GET");
-            return response;
-        }
-        match request.path.as_str() {
-            "/health" => self.health(request, agreed),
-            "/version" => Response::json(format!(
-                r#"{{"etcdserver":"{}","etcdcluster":"{}","storage":"{}"}}"#,
-                version::VERSION,
-                version::CLUSTER_VERSION,
-                version::STORAGE_VERSION
-            )),
-            "/metrics" => {
-                let body = self.render_metrics(connections);
-                Response { content_type: "text/plain; version=0.0.4", ..Response::text(200, body) }
+        let (root, check) = match request.path.strip_prefix('/') {
+            Some(path) => path.split_once('/').unwrap_or((path, "")),
+            None => return Response::not_found(),
+        };
+        match (root, check) {
+            ("metrics", "") => {
+                let content_type = "text/plain; version=0.0.4; charset=utf-8; escaping=underscores";
+                Response::plain(content_type, self.render_metrics(connections))
             }
-            path => {
-                let (root, check) = path[1..].split_once('/').unwrap_or((&path[1..], ""));
-                match root {
-                    "livez" => self.checks(request, LIVEZ, check, agreed),
-                    "readyz" => self.checks(request, READYZ, check, agreed),
-                    _ => Response::text(404, "404 page not found\n"),
-                }
+            ("health" | "version", "") | ("livez" | "readyz", _) if request.method != "GET" => {
+                Response::only_get()
             }
+            ("health", "") => self.health(request, agreed),
+            ("version", "") => Response::plain(
+                "application/json",
+                format!(
+                    r#"{{"etcdserver":"{}","etcdcluster":"{}","storage":"{}"}}"#,
+                    version::VERSION,
+                    version::CLUSTER_VERSION,
+                    version::STORAGE_VERSION
+                ),
+            ),
+            ("livez", check) => self.checks(request, LIVEZ, check, agreed),
+            ("readyz", check) => self.checks(request, READYZ, check, agreed),
+            _ => Response::not_found(),
         }
     }
 
@@ -251,7 +287,7 @@ impl Core {
         };
         self.metrics.health_checked(reason.is_empty());
         if reason.is_empty() {
-            return Response::text(200, r#"{"health":"true","reason":""}"#);
+            return Response { nosniff: false, ..Response::text(200, HEALTHY) };
         }
         let reason = reason.replace('\\', r"\\").replace('"', "\\\"");
         Response::text(503, format!("{{\"health\":\"false\",\"reason\":\"{reason}\"}}\n"))
@@ -266,7 +302,7 @@ impl Core {
 
     fn checks(&mut self, request: &Request, all: &[&str], only: &str, agreed: bool) -> Response {
         if !only.is_empty() && !all.contains(&only) {
-            return Response::text(404, "404 page not found\n");
+            return Response::not_found();
         }
         let excluded = |name: &str| request.values("exclude").any(|value| value == name);
         let mut report = String::new();
