@@ -6,9 +6,13 @@
 mod client;
 mod differential;
 mod etcdctl;
+mod frames;
+mod http;
 mod kill;
+mod process;
 mod rng;
 mod server;
+mod space;
 mod statuses;
 
 /// Each test has a runtime of its own, with one thread.

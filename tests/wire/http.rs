@@ -1,0 +1,151 @@
+//! HTTP/1.1 on the client port: the same answers as a real etcd's.
+
+use std::io::{Read, Write};
+use std::net::{Shutdown, SocketAddr, TcpStream};
+
+use crate::server::{Kind, PATIENCE, Server, etcd_or_skip, kinds};
+
+#[derive(Debug, PartialEq, Eq)]
+pub struct Response {
+    pub status: u16,
+    /// Name in lower case, value.
+    pub headers: Vec<(String, String)>,
+    pub body: String,
+}
+
+pub fn get(addr: SocketAddr, path: &str) -> Response {
+    request(addr, &format!("GET {path} HTTP/1.1\r\nHost: {addr}\r\nConnection: close\r\n\r\n"))
+}
+
+/// Sends bytes, and reads until the server closes the connection.
+pub fn request(addr: SocketAddr, request: &str) -> Response {
+    let mut tcp = TcpStream::connect(addr).expect("a connection");
+    tcp.set_read_timeout(Some(PATIENCE)).expect("a timeout");
+    tcp.write_all(request.as_bytes()).expect("a request is sent");
+    let mut answer = Vec::new();
+    tcp.read_to_end(&mut answer).expect("an answer");
+    let answer = String::from_utf8_lossy(&answer);
+    let (head, body) = answer.split_once("\r\n\r\n").expect("a head and a body");
+    let mut lines = head.lines();
+    let status = lines.next().and_then(|line| line.split(' ').nth(1)?.parse().ok());
+    let headers = lines.filter_map(|line| line.split_once(": "));
+    let headers = headers.map(|(name, value)| (name.to_ascii_lowercase(), value.to_owned()));
+    Response {
+        status: status.expect("a status"),
+        headers: headers.collect(),
+        body: body.to_owned(),
+    }
+}
+
+impl Response {
+    /// Without the date; and the checks are in the order of a Go map, that is in none.
+    fn normal(mut self) -> Response {
+        self.headers.retain(|(name, _)| name != "date");
+        self.headers.sort();
+        let mut lines: Vec<&str> = self.body.split_inclusive('\n').collect();
+        lines.sort_unstable();
+        self.body = lines.concat();
+        self
+    }
+}
+
+#[test]
+fn http_answers_are_those_of_a_real_etcd() {
+    if etcd_or_skip("http").is_none() {
+        return;
+    }
+    let [ringd, etcd] = [Kind::Ringd, Kind::Etcd].map(|kind| Server::start(kind, &[]));
+    let requests = [
+        ("GET", "/health"),
+        ("GET", "/health?serializable=true"),
+        ("GET", "/health?serializable=false"),
+        ("GET", "/health?exclude=NOSPACE"),
+        ("GET", "/health?exclude=CORRUPT&exclude=NOSPACE"),
+        ("POST", "/health"),
+        ("GET", "/livez"),
+        ("GET", "/livez?verbose"),
+        ("GET", "/livez/serializable_read"),
+        ("GET", "/livez/nonsense"),
+        ("GET", "/livez?exclude=serializable_read&verbose"),
+        ("GET", "/livez?exclude=nonsense"),
+        ("GET", "/readyz"),
+        ("GET", "/readyz?verbose"),
+        ("GET", "/readyz/data_corruption"),
+        ("GET", "/readyz/linearizable_read"),
+        ("GET", "/readyz?exclude=linearizable_read&verbose"),
+        ("POST", "/readyz"),
+        ("GET", "/nonsense"),
+        ("GET", "/"),
+        ("POST", "/version"),
+        ("HEAD", "/version"),
+        ("POST", "/nonsense"),
+        ("OPTIONS", "/health"),
+        ("OPTIONS", "/nonsense"),
+    ];
+    for (method, path) in requests {
+        let send = |server: &Server| {
+            let addr = server.client;
+            let head = format!("{method} {path} HTTP/1.1\r\nHost: {addr}\r\nConnection: close\r\n");
+            request(addr, &format!("{head}Content-Length: 0\r\n\r\n")).normal()
+        };
+        assert_eq!(send(&ringd), send(&etcd), "{method} {path}");
+    }
+    // Etcd learns some of its versions after its start.
+    let version = get(ringd.client, "/version");
+    assert_eq!(version.body, r#"{"etcdserver":"3.7.1","etcdcluster":"3.7.0","storage":"3.7.0"}"#);
+}
+
+#[test]
+fn odd_heads_harm_nobody() {
+    let server = Server::start(Kind::Ringd, &[]);
+    let heads: &[&[u8]] = &[
+        b"GET ?x HTTP/1.1\r\n\r\n",
+        b"GET * HTTP/1.1\r\n\r\n",
+        b"OPTIONS * HTTP/1.1\r\n\r\n",
+        b"GET // HTTP/1.1\r\n\r\n",
+        b"GET \xc3\xa9 HTTP/1.1\r\n\r\n",
+        b"GET /\xff?\xff=\xff HTTP/1.1\r\n\r\n",
+        b"GET /livez/ HTTP/1.1\r\n\r\n",
+        b"GET /livez/\xc3\xa9/x HTTP/1.1\r\n\r\n",
+        b"GET /health?exclude HTTP/1.1\r\n\r\n",
+        b"GET /health?=&&=x&exclude==== HTTP/1.1\r\n\r\n",
+        b"GET http://other/health HTTP/1.1\r\n\r\n",
+        b"GET /health HTTP/9.9\r\n\r\n",
+        b"GET /health\r\n\r\n",
+        b" \r\n\r\n",
+        b"\r\n\r\n\r\n",
+        b"\0\0\0\0",
+        b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc",
+        b"PRI * HTTP/1.1\r\n\r\n",
+        b"PRI * HTTP/2.0\r\n\r\nXX\r\n\r\n",
+        b"PRI",
+    ];
+    for head in heads {
+        let mut tcp = TcpStream::connect(server.client).expect("a connection");
+        tcp.set_read_timeout(Some(PATIENCE)).expect("a timeout");
+        let _ = tcp.write_all(head);
+        let _ = tcp.shutdown(Shutdown::Write);
+        // Answered or not, the connection ends.
+        let _ = tcp.read_to_end(&mut Vec::new());
+        assert_eq!(get(server.client, "/health").status, 200, "{head:?}");
+    }
+}
+
+#[test]
+fn metrics_have_the_names_that_others_read() {
+    for kind in kinds() {
+        let server = Server::start(kind, &[]);
+        let metrics = get(server.client, "/metrics").body;
+        for name in [
+            "etcd_server_has_leader 1",
+            "etcd_server_is_leader 1",
+            "etcd_server_version{server_version=\"3.7.1\"} 1",
+            "etcd_disk_wal_fsync_duration_seconds_count",
+            "etcd_disk_backend_commit_duration_seconds_count",
+            "etcd_mvcc_db_total_size_in_bytes",
+            "process_resident_memory_bytes",
+        ] {
+            assert!(metrics.contains(name), "{kind}: {name} is missing");
+        }
+    }
+}
