@@ -12,9 +12,12 @@ fn ringd(args: &[&str], env: &[(&str, &str)]) -> Output {
     command.args(args).envs(env.iter().copied()).output().expect("the program starts")
 }
 
+/// Arguments, environment, and the line that they get.
+type Case<'a> = (&'a [&'a str], &'a [(&'a str, &'a str)], &'a str);
+
 #[test]
 fn bad_flags_are_one_line_and_exit_code_two() {
-    let cases: &[(&[&str], &[(&str, &str)], &str)] = &[
+    let cases: &[Case<'_>] = &[
         (&["--nope"], &[], "flag provided but not defined: -nope\n"),
         (
             &["--listen-client-urls=http://127.0.0.1:1"],

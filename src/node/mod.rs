@@ -429,14 +429,16 @@ impl Node {
         while let Some(ready) = self.raft.ready() {
             if let Some(persist) = ready.persist {
                 let mut batch = None;
+                // The state goes first: what follows may end up in a later batch, and an entry must
+                // not be durable without its term.
+                if let Some(state) = &persist.hard_state {
+                    let bytes = record::encode_hard_state(state);
+                    batch = Some(self.log.append(HARD_STATE, 0, &[&bytes]));
+                    self.log.set_preamble(HARD_STATE, 0, &bytes);
+                }
                 for entry in &persist.entries {
                     let head = record::entry_head(entry);
                     batch = Some(self.log.append(ENTRY, entry.index.0, &[&head, &entry.data]));
-                }
-                if let Some(state) = &persist.hard_state {
-                    let bytes = record::encode_hard_state(state);
-                    self.log.set_preamble(HARD_STATE, 0, &bytes);
-                    batch = Some(self.log.append(HARD_STATE, 0, &[&bytes]));
                 }
                 match batch {
                     Some(batch) => self.in_log.push_back((batch, persist.token)),
