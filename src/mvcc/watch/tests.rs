@@ -10,12 +10,15 @@ use crate::proto::etcdserverpb::WatchResponse;
 use crate::proto::mvccpb::event::EventType;
 use crate::proto::mvccpb::{Event, KeyValue};
 
+/// Responses of one watcher, each with the revision told.
+type Sent = Vec<(i64, Vec<Event>)>;
+
 /// Streams that take what they are sent, or do not.
 #[derive(Default)]
 struct Recorder {
     blocked: HashSet<u64>,
-    /// By stream and id: responses, each with the revision told.
-    sent: BTreeMap<(u64, i64), Vec<(i64, Vec<Event>)>>,
+    /// By stream and id.
+    sent: BTreeMap<(u64, i64), Sent>,
     compacted: BTreeMap<(u64, i64), i64>,
 }
 
