@@ -174,6 +174,17 @@ impl Bits {
         Some(word_index as u32 * 64 + 63 - word.leading_zeros())
     }
 
+    /// The first set bit `>= from`.
+    pub fn next(&self, from: u32) -> Option<u32> {
+        let mut word_index = from as usize / 64;
+        let mut word = self.word(word_index) >> (from % 64) << (from % 64);
+        while word == 0 {
+            word_index += 1;
+            word = *self.words.get(word_index)?;
+        }
+        Some(word_index as u32 * 64 + word.trailing_zeros())
+    }
+
     /// Word `index`, zero beyond the end.
     pub fn word(&self, index: usize) -> u64 {
         self.words.get(index).copied().unwrap_or(0)

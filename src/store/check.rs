@@ -22,6 +22,8 @@ pub struct CheckReport {
     /// Bytes in use in leaves, of `leaf_pages` pages.
     pub leaf_bytes: u64,
     pub entries: [u64; TREES],
+    /// Lengths of keys and values.
+    pub bytes: [u64; TREES],
     pub levels: [u8; TREES],
 }
 
@@ -101,8 +103,10 @@ impl<'a> Walk<'a> {
 
     fn tree(&mut self, tree: Tree, root: &Root) -> Result<(), Corruption> {
         let node = self.view.pages.node(root.page, root.stamp, root.level)?;
+        let bytes_before: u64 = self.report.bytes.iter().sum();
         let (entries, weight) = self.node(tree, root.page, node, &[], None)?;
-        if entries != root.entries || weight != root.weight {
+        let bytes = self.report.bytes.iter().sum::<u64>() - bytes_before;
+        if entries != root.entries || weight != root.weight || bytes != root.bytes {
             return Err(Corruption::new(root.page, "a tree is not of the size its root says"));
         }
         Ok(())
@@ -132,16 +136,16 @@ impl<'a> Walk<'a> {
             return Err(bad("a key lies outside of what its parent says"));
         }
         if node.is_leaf() {
-            if node.count() == 0 {
-                return Err(bad("a leaf is empty"));
-            }
             self.report.leaf_pages += 1;
             self.report.leaf_bytes += node.used() as u64;
             for (index, key) in keys.iter().enumerate() {
                 let slot = node.slot(index);
-                if slot.flags() & FLAG_RUN != 0 {
-                    self.run(tree, RunRef::read(node.payload(slot)), key)?;
-                }
+                let value_len = if slot.flags() & FLAG_RUN != 0 {
+                    self.run(tree, RunRef::read(node.payload(slot)), key)?
+                } else {
+                    node.payload(slot).len()
+                };
+                self.report.bytes[usize::from(tree.0)] += (key.len() + value_len) as u64;
             }
             return Ok((node.count() as u64, node.weight()));
         }
@@ -165,7 +169,7 @@ impl<'a> Walk<'a> {
         Ok((entries, weight))
     }
 
-    fn run(&mut self, tree: Tree, reference: RunRef, key: &[u8]) -> Result<(), Corruption> {
+    fn run(&mut self, tree: Tree, reference: RunRef, key: &[u8]) -> Result<usize, Corruption> {
         let pages = self.view.pages.run(reference)?;
         if pages[0].tree() != tree || run::key(pages) != key {
             return Err(Corruption::new(reference.page, "a run is of another key"));
@@ -174,6 +178,6 @@ impl<'a> Walk<'a> {
             self.reach(PageId(reference.page.0 + page))?;
         }
         self.report.run_pages += pages.len() as u32;
-        Ok(())
+        Ok(reference.value_len as usize)
     }
 }

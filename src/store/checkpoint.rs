@@ -120,6 +120,10 @@ impl Checkpoints {
         (needs_bytes / 16).clamp(self.growth_bytes_min, GROW_BYTES_MAX) / page * page
     }
 
+    pub fn durable_no(&self) -> u64 {
+        self.durable_no
+    }
+
     fn hand_out(&mut self, kind: Kind, op: Op) -> Option<(OpId, Op)> {
         self.last_op += 1;
         let id = OpId(self.last_op);

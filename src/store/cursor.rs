@@ -189,8 +189,7 @@ impl<'a> Cursor<'a> {
         self.edge_below(node, self.root.level, edge)
     }
 
-    /// Goes to the first or last entry below `node`. Leaves in a tree are never empty, but for a
-    /// damaged file's; then the next one is taken.
+    /// Goes to the first or last entry below `node`. No node is empty.
     fn edge_below(
         &mut self,
         mut node: Node<'a>,
@@ -206,17 +205,12 @@ impl<'a> Cursor<'a> {
             let child = node.child(index);
             node = self.pages.node(child.page, child.stamp, level)?;
         }
-        match (node.count(), edge) {
-            (0, _) => self.step_to_leaf(edge),
-            (_, Edge::First) => {
-                self.enter(node, 0);
-                Ok(true)
-            }
-            (count, Edge::Last) => {
-                self.enter(node, count - 1);
-                Ok(true)
-            }
-        }
+        let index = match edge {
+            Edge::First => 0,
+            Edge::Last => node.count() - 1,
+        };
+        self.enter(node, index);
+        Ok(true)
     }
 
     /// Leaves the current leaf for the next (`First`: by its first entry) or the one before

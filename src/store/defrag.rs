@@ -51,9 +51,7 @@ impl Store {
                 tried_pages += moved.max(1);
             }
         };
-        if self.uncommitted && !open_before {
-            self.commit(self.committed.mark);
-        }
+        self.commit_moves(open_before);
         Ok(DefragProgress { moved_pages, state })
     }
 

@@ -164,6 +164,29 @@ impl Space {
         (last >= 2).then_some(PageId(last))
     }
 
+    /// The first live page `>= from` that is not within a run that begins before.
+    pub fn next_live(&self, from: PageId) -> Option<PageId> {
+        let mut page = self.live.next(from.0)?;
+        while self.continues.get(page) {
+            page = self.live.next(page + 1)?;
+        }
+        Some(PageId(page))
+    }
+
+    pub fn is_space_page(&self, page: PageId) -> bool {
+        self.groups.iter().any(|group| group.page == page)
+    }
+
+    /// Verifies a space page in the file, again.
+    pub fn verify_space_page(&self, pages: &Pages, page: PageId) -> Result<(), Corruption> {
+        let checksum = self.groups.iter().find(|group| group.page == page).map(|g| g.checksum);
+        let found = pages.raw(page)?;
+        if !is_sealed(pages.seed(), &found.0) || Some(read_u32(&found.0, 0)) != checksum {
+            return Err(Corruption::new(page, "checksum mismatch in a space page"));
+        }
+        Ok(())
+    }
+
     /// If this is a space page, has the next checkpoint put it elsewhere.
     pub fn renew_space_page(&mut self, page: PageId) -> bool {
         match self.groups.iter_mut().find(|group| group.page == page) {

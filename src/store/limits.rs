@@ -28,7 +28,7 @@ pub const GROUP_PAGES: u32 = ((PAGE_SIZE - 32) / 2 * 8) as u32;
 
 /// Space pages in a store: what a meta page can list behind its fixed part. Bounds a store to 511
 /// GiB.
-pub const GROUPS_MAX: usize = (PAGE_SIZE - 352) / 4;
+pub const GROUPS_MAX: usize = (PAGE_SIZE - 416) / 4;
 
 /// Largest write a checkpoint hands out: large enough for the disk, and copying it takes tens of
 /// microseconds, so that the loop is not held.

@@ -13,10 +13,10 @@
 //!  76  groups         u32  space pages
 //!  80  space_checksum u32  crc32c over the checksums of the space pages, in order
 //!  84  zero           u32
-//!  88  roots          8 x 32: page u32 (0: empty), txn u32 (low half), entries u64, weight u64,
-//!                     level u8, zeros
-//! 344  zero           u64
-//! 352  space pages    u32 x groups, zeros
+//!  88  roots          8 x 40: page u32 (0: empty), txn u32 (low half), entries u64, weight u64,
+//!                     bytes u64, level u8, zeros
+//! 408  zero           u64
+//! 416  space pages    u32 x groups, zeros
 //! ```
 
 use super::limits::{GROUP_PAGES, GROUPS_MAX, HEIGHT_MAX, PAGE_SIZE, TREES};
@@ -33,6 +33,8 @@ pub struct Root {
     pub level: u8,
     pub entries: u64,
     pub weight: u64,
+    /// Sum of the lengths of all keys and values.
+    pub bytes: u64,
 }
 
 impl Root {
@@ -69,10 +71,10 @@ const AT_GROUPS: usize = AT_PAGE_COUNT + 4;
 const AT_SPACE_CHECKSUM: usize = AT_GROUPS + 4;
 const AT_META_ZERO: usize = AT_SPACE_CHECKSUM + 4;
 const AT_ROOTS: usize = AT_META_ZERO + 4;
-const ROOT_BYTES: usize = 32;
+const ROOT_BYTES: usize = 40;
 const AT_META_ZERO_2: usize = AT_ROOTS + TREES * ROOT_BYTES;
 const AT_SPACE_PAGES: usize = AT_META_ZERO_2 + 8;
-const _: () = assert!(AT_ROOTS == 88 && AT_SPACE_PAGES == 352);
+const _: () = assert!(AT_ROOTS == 88 && AT_SPACE_PAGES == 416);
 const _: () = assert!(AT_SPACE_PAGES + GROUPS_MAX * 4 == PAGE_SIZE);
 
 /// Why a meta slot cannot be used.
@@ -125,7 +127,8 @@ impl Meta {
             write_u32(bytes, at + 4, root.stamp);
             write_u64(bytes, at + 8, root.entries);
             write_u64(bytes, at + 16, root.weight);
-            bytes[at + 24] = root.level;
+            write_u64(bytes, at + 24, root.bytes);
+            bytes[at + 32] = root.level;
         }
         for (page, at) in self.space_pages.iter().zip((AT_SPACE_PAGES..).step_by(4)) {
             write_u32(bytes, at, page.0);
@@ -181,8 +184,12 @@ impl Meta {
                 stamp: read_u32(bytes, at + 4),
                 entries: read_u64(bytes, at + 8),
                 weight: read_u64(bytes, at + 16),
-                level: bytes[at + 24],
+                bytes: read_u64(bytes, at + 24),
+                level: bytes[at + 32],
             };
+            if bytes[at + 33..at + ROOT_BYTES].iter().any(|byte| *byte != 0) {
+                return Err(Unusable::Invalid("a reserved field is not zero"));
+            }
             let fits = inside(root.page)
                 && usize::from(root.level) < HEIGHT_MAX
                 && root.weight <= root.entries;

@@ -38,6 +38,7 @@ mod open;
 mod page;
 mod pages;
 mod run;
+mod scrub;
 mod snapshot;
 mod transaction;
 mod view;
@@ -54,7 +55,9 @@ pub use map::{Map, Memory};
 pub use memory::MemoryDisk;
 pub use open::{OpenError, Options, initial_image};
 pub use page::{Corruption, PageId, Tree, TxnId};
+pub use scrub::ScrubProgress;
 pub use snapshot::Snapshot;
+pub use transaction::{PackPosition, PackProgress};
 pub use view::View;
 
 use checkpoint::Checkpoints;
@@ -90,6 +93,13 @@ impl Store {
         self.committed = Committed { txn: self.txn, mark, roots: self.roots };
         self.txn = self.txn.next();
         self.uncommitted = false;
+    }
+
+    /// Ends the transaction if all its changes are moves, which change nothing for readers.
+    fn commit_moves(&mut self, open_before: bool) {
+        if self.uncommitted && !open_before {
+            self.commit(self.committed.mark);
+        }
     }
 
     /// Whether the open transaction has changed anything.

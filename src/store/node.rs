@@ -376,8 +376,8 @@ pub fn validate(page: &Page) -> Result<(), &'static str> {
     if bytes[AT_NODE_PREFIX + prefix..node.slots_at()].iter().any(|byte| *byte != 0) {
         return Err("a node's prefix is not filled with zeros");
     }
-    if !leaf && count == 0 {
-        return Err("an inner node has no child");
+    if count == 0 {
+        return Err("a node is empty");
     }
     let mut living = 0;
     for index in 0..count {

@@ -88,6 +88,19 @@ impl Store {
     }
 }
 
+impl Store {
+    /// Verifies the meta of the last durable checkpoint, again.
+    pub(super) fn verify_newest_meta(&self) -> Result<(), Corruption> {
+        let slot = (self.checkpoints.durable_no() % 2) as u32;
+        match Meta::decode(self.pages.raw(PageId(slot))?, slot) {
+            Ok(meta) if meta.checkpoint_no == self.checkpoints.durable_no() => Ok(()),
+            Ok(_) | Err(_) => {
+                Err(Corruption::new(PageId(slot), "the meta is not what was written"))
+            }
+        }
+    }
+}
+
 /// The newest usable meta. A slot that is torn or damaged leaves the other one; a slot that is
 /// whole and says something that this program cannot accept ends the attempt, for the other one may
 /// be older than what has been acknowledged.

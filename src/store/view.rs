@@ -74,6 +74,11 @@ impl<'a> View<'a> {
         self.root(tree).entries
     }
 
+    /// Sum of the lengths of all keys and values of a tree.
+    pub fn bytes(self, tree: Tree) -> u64 {
+        self.root(tree).bytes
+    }
+
     /// A cursor before the first entry.
     pub fn cursor(self, tree: Tree) -> Cursor<'a> {
         Cursor::new(self, tree)

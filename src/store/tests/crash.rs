@@ -26,7 +26,7 @@ fn for_each_seed(default: std::ops::Range<u64>, mut test: impl FnMut(u64)) {
 
 #[test]
 fn random_runs_with_random_crashes_lose_nothing_durable_and_reuse_nothing_pinned() {
-    let (mut checkpoints, mut cuts, mut moved) = (0, 0, 0);
+    let [mut checkpoints, mut cuts, mut moved, mut packed] = [0; 4];
     for_each_seed(0..40, |seed| {
         let mut random = Random::new(seed + 1_000_000);
         let mix = Mix::draw(&mut random);
@@ -45,9 +45,10 @@ fn random_runs_with_random_crashes_lose_nothing_durable_and_reuse_nothing_pinned
         checkpoints += simulation.checkpoints;
         cuts += simulation.cuts;
         moved += simulation.moved_pages;
+        packed += simulation.packed_pages;
     });
-    println!("{checkpoints} checkpoints, {cuts} cuts, {moved} pages moved");
-    assert!(checkpoints > 100 && cuts > 10 && moved > 100);
+    println!("{checkpoints} checkpoints, {cuts} cuts, {moved} pages moved, {packed} saved");
+    assert!(checkpoints > 100 && cuts > 10 && moved > 100 && packed > 20);
 }
 
 /// A short run with all there is: growth, checkpoints, deletion, cutting.
@@ -105,6 +106,9 @@ fn a_full_disk_stops_checkpoints_and_nothing_else() {
         simulation.disk().capacity = 600_000;
         for step in 0..1500 {
             simulation.step();
+            if step % 20 == 0 {
+                simulation.store().check().unwrap();
+            }
             if step == 1000 {
                 assert!(simulation.full_disks > 0, "the disk never got full");
                 simulation.crash(CRASH_MODES[random.below(4) as usize]);

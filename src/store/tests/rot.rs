@@ -238,6 +238,34 @@ fn pages_made_up_with_the_right_checksum_never_panic() {
 }
 
 #[test]
+fn a_scrub_finds_damage_in_what_has_been_read_before() {
+    let sample = Sample::new(150);
+    let store = sample.open().unwrap();
+    store.check().unwrap();
+    let scrub = || -> Result<u32, Corruption> {
+        let (mut from, mut verified) = (PageId(0), 0);
+        loop {
+            let progress = store.scrub_step(from, 3)?;
+            verified += progress.verified_pages;
+            match progress.next {
+                Some(next) => from = next,
+                None => return Ok(verified),
+            }
+        }
+    };
+    let live = sample.live_pages();
+    assert_eq!(scrub(), Ok(live.len() as u32 - 2));
+    let newest_meta = (store.checkpoints.durable_no() % 2) as usize;
+    for page in live.into_iter().filter(|page| *page >= 2 || *page == newest_meta) {
+        let at = page * PAGE_SIZE + 300;
+        sample.memory.write(at as u64, &[sample.image[at] ^ 4]);
+        assert!(scrub().is_err(), "page {page}");
+        sample.memory.write(at as u64, &sample.image[at..at + 1]);
+    }
+    assert!(scrub().is_ok());
+}
+
+#[test]
 fn runs_are_verified_whole() {
     let sample = Sample::new(10);
     let run_at = sample

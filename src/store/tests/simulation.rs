@@ -74,6 +74,9 @@ pub struct Simulation {
     pub full_disks: u64,
     pub cuts: u64,
     pub moved_pages: u64,
+    pub packed_pages: u64,
+    pack_position: PackPosition,
+    scrub_position: PageId,
 }
 
 impl Simulation {
@@ -97,6 +100,9 @@ impl Simulation {
             full_disks: 0,
             cuts: 0,
             moved_pages: 0,
+            packed_pages: 0,
+            pack_position: PackPosition::default(),
+            scrub_position: PageId::NONE,
         }
     }
 
@@ -128,6 +134,11 @@ impl Simulation {
             let budget = 1 + self.random.below(20) as u32;
             let moved = self.store().defrag_step(budget).unwrap().moved_pages;
             self.moved_pages += u64::from(moved);
+            let mut position = std::mem::take(&mut self.pack_position);
+            let packed = self.store().pack_step(&mut position, budget).unwrap();
+            self.pack_position = position;
+            self.packed_pages += u64::from(packed.saved_pages);
+            self.scrub(budget);
         }
         self.check_handed_out();
     }
@@ -229,6 +240,12 @@ impl Simulation {
             self.checkpoints += 1;
         }
         true
+    }
+
+    fn scrub(&mut self, budget: u32) {
+        let from = self.scrub_position;
+        let progress = self.store().scrub_step(from, budget).unwrap();
+        self.scrub_position = progress.next.unwrap_or_default();
     }
 
     /// No page that a pinned tree consists of has been handed out.

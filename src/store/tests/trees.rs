@@ -90,3 +90,126 @@ fn a_key_is_replaced_by_shorter_and_longer_values() {
     }
     assert_eq!((store.view().entries(Tree(3)), store.view().weight(Tree(3))), (1, 1));
 }
+
+#[test]
+fn packing_fills_the_leaves_and_changes_nothing_else() {
+    for (seed, value_len) in [(1, 24), (2, 250), (3, 1000), (4, 1800)] {
+        let mut random = Random::new(seed);
+        let (_, mut store) = new_store();
+        let mut model = Model::new();
+        for _ in 0..6000 {
+            let number = random.below(40_000);
+            let key = format!("/registry/pods/namespace-{}/pod-{number:07}", number % 7);
+            let value = vec![number as u8; value_len + number as usize % 20];
+            let weight = number % 3 == 0;
+            store.put(Tree(5), key.as_bytes(), &value, weight).unwrap();
+            model.insert(key.into_bytes().into(), (value.into(), weight));
+        }
+        let keys: Vec<_> = model.keys().cloned().collect();
+        for key in keys.iter().filter(|_| random.one_in(3)) {
+            store.delete(Tree(5), key).unwrap();
+            model.remove(key);
+        }
+        store.commit(1);
+        let mut position = PackPosition::default();
+        while !store.pack_step(&mut position, 10).unwrap().wrapped {
+            store.check().unwrap();
+        }
+        assert!(!store.has_uncommitted());
+        let report = store.check().unwrap();
+        let fill = report.leaf_bytes as f64 / (f64::from(report.leaf_pages) * PAGE_SIZE as f64);
+        assert!(fill > 0.82, "values of {value_len}: leaves are filled to {fill}");
+        assert_equal(store.view(), Tree(5), &model, &mut random);
+        // A second time there is nothing to do.
+        let mut saved = 0;
+        loop {
+            let progress = store.pack_step(&mut position, 10).unwrap();
+            saved += progress.saved_pages;
+            if progress.wrapped {
+                break;
+            }
+        }
+        assert!(saved <= 2, "{saved} pages saved in the second pass");
+    }
+}
+
+#[test]
+fn defragmentation_makes_the_file_short_again() {
+    let (disk, mut store) = new_store();
+    let mut random = Random::new(4);
+    for number in 0..30_000u64 {
+        store.put(Tree(0), &number.to_be_bytes(), &[1; 300], false).unwrap();
+        if number % 500 == 0 {
+            store.put(Tree(1), &number.to_be_bytes(), &[2; 30_000], true).unwrap();
+        }
+    }
+    store.commit(1);
+    disk.checkpoint(&mut store);
+    let full = store.file_len();
+    for number in 0..30_000u64 {
+        if !random.one_in(10) {
+            store.delete(Tree(0), &number.to_be_bytes()).unwrap();
+        }
+    }
+    store.commit(2);
+    disk.checkpoint(&mut store);
+    let mut position = PackPosition::default();
+    while !store.pack_step(&mut position, 50).unwrap().wrapped {}
+    let mut checkpoints = 0;
+    loop {
+        match store.defrag_step(20).unwrap().state {
+            DefragState::More => continue,
+            DefragState::Waiting { readers } => assert_eq!(readers, 0),
+            DefragState::Done => break,
+        }
+        disk.checkpoint(&mut store);
+        checkpoints += 1;
+        assert!(checkpoints < 20, "it does not end");
+    }
+    for mark in 3..6 {
+        store.commit(mark);
+        disk.checkpoint(&mut store);
+    }
+    let report = store.check().unwrap();
+    let live = u64::from(report.live_pages) * PAGE_SIZE as u64;
+    assert!(store.extent_bytes() < live + (live / 16).max(64 * PAGE_SIZE as u64));
+    assert!(store.file_len() < full / 2, "{} of {full} bytes", store.file_len());
+    let long: Vec<u8> = vec![2; 30_000];
+    assert_eq!(store.view().get(Tree(1), &0u64.to_be_bytes()).unwrap(), Some(&long[..]));
+}
+
+#[test]
+fn a_reader_holds_what_defragmentation_waits_for() {
+    let (disk, mut store) = new_store();
+    for number in 0..10_000u64 {
+        store.put(Tree(0), &number.to_be_bytes(), &[1; 300], false).unwrap();
+    }
+    store.commit(1);
+    disk.checkpoint(&mut store);
+    let snapshot = store.snapshot();
+    for number in 0..9_000u64 {
+        store.delete(Tree(0), &number.to_be_bytes()).unwrap();
+    }
+    store.commit(2);
+    let mut waited = false;
+    for round in 0..10 {
+        store.commit(3 + round);
+        disk.checkpoint(&mut store);
+        let state = store.defrag_step(1000).unwrap().state;
+        waited |= state == DefragState::Waiting { readers: 1 };
+    }
+    assert!(waited);
+    assert_eq!(store.view_at(&snapshot).entries(Tree(0)), 10_000);
+    let mut cursor = store.view_at(&snapshot).cursor(Tree(0));
+    assert_eq!((0..10_000).filter(|_| cursor.next().unwrap()).count(), 10_000);
+    drop(cursor);
+    drop(snapshot);
+    for round in 0..10 {
+        store.commit(20 + round);
+        disk.checkpoint(&mut store);
+        store.defrag_step(1000).unwrap();
+    }
+    assert_eq!(store.defrag_step(1000).unwrap().state, DefragState::Done);
+    assert_eq!(store.reader_count(), 0);
+    store.check().unwrap();
+}

@@ -3,10 +3,9 @@
 use super::super::Store;
 use super::super::edit::merged_size;
 use super::super::meta::Root;
-use super::super::node::{Child, FLAG_RUN, Node, PAYLOAD, Parts};
+use super::super::node::{Child, Node, PAYLOAD, Parts};
 use super::super::page::{Corruption, Tree};
 use super::super::pages::FrameId;
-use super::super::run::RunRef;
 use super::Path;
 
 /// A node that uses less looks for a neighbour to be joined with.
@@ -22,23 +21,21 @@ impl Store {
         }
         self.uncommitted = true;
         let path = self.path_for_write(tree, key)?;
-        let node = self.dirty(path.leaf);
-        let (index, _) = node.search(key);
-        let slot = node.slot(index);
-        if slot.flags() & FLAG_RUN != 0 {
-            let reference = RunRef::read(node.payload(slot));
-            self.space.release(&mut self.pages, reference.freed(key.len(), self.txn));
-        }
+        let (index, _) = self.dirty(path.leaf).search(key);
+        let weight = self.dirty(path.leaf).slot(index).has_weight();
+        let value_len = self.free_run(path.leaf, index, key.len());
         self.dirty_mut(path.leaf).remove(index);
-        self.add_weight(tree, &path, -i64::from(slot.has_weight()));
-        self.root_mut(tree).entries -= 1;
+        self.add_weight(tree, &path, -i64::from(weight));
+        let root = self.root_mut(tree);
+        root.entries -= 1;
+        root.bytes -= (key.len() + value_len) as u64;
         self.shrink_path(tree, &path)?;
         Ok(true)
     }
 
     /// After an entry of the leaf has gone: empty nodes go, small ones are joined with a neighbour,
     /// up the path.
-    fn shrink_path(&mut self, tree: Tree, path: &Path) -> Result<(), Corruption> {
+    pub(super) fn shrink_path(&mut self, tree: Tree, path: &Path) -> Result<(), Corruption> {
         for depth in (1..=path.steps.len()).rev() {
             let frame = path.frame(depth);
             let step = path.steps[depth - 1];
@@ -79,27 +76,33 @@ impl Store {
     /// is none.
     fn join(&mut self, parent: FrameId, index: usize) -> Result<bool, Corruption> {
         for left in [index.checked_sub(1), Some(index)].into_iter().flatten() {
-            if left + 1 < self.dirty(parent).count() && self.join_pair(parent, left)? {
+            if left + 1 < self.dirty(parent).count() && self.join_pair(parent, left, MERGED_MAX)? {
                 return Ok(true);
             }
         }
         Ok(false)
     }
 
-    /// Joins the children `at` and `at + 1` of a dirty node if they fit into one page.
-    fn join_pair(&mut self, parent: FrameId, at: usize) -> Result<bool, Corruption> {
+    /// Joins the children `at` and `at + 1` of a dirty node if they take at most `bytes_max`
+    /// together.
+    pub(super) fn join_pair(
+        &mut self,
+        parent: FrameId,
+        at: usize,
+        bytes_max: usize,
+    ) -> Result<bool, Corruption> {
         let above = self.dirty(parent);
         let level = above.0.level() - 1;
         let (left, right) = (above.child(at), above.child(at + 1));
         let left_node = self.pages.node(left.page, left.stamp, level)?;
         let right_node = self.pages.node(right.page, right.stamp, level)?;
         // Prefixes and separator aside, which is much cheaper and nearly always decides.
-        if left_node.used() + right_node.used() > MERGED_MAX {
+        if left_node.used() + right_node.used() > bytes_max {
             return Ok(false);
         }
         let separator = above.key(at + 1);
         let (size, prefix_len) = merged_size(left_node, right_node, separator);
-        if size > MERGED_MAX {
+        if size > bytes_max {
             return Ok(false);
         }
         let mut right_copy = self.pages.take_buffer();

@@ -6,9 +6,12 @@
 //! changed in place.
 
 mod delete;
+mod pack;
 mod relocate;
 mod split;
 mod write;
+
+pub use pack::{PackPosition, PackProgress};
 
 use super::Store;
 use super::edit::{NodeMut, kind_of};

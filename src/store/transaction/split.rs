@@ -10,7 +10,8 @@ use super::Path;
 use smallvec::SmallVec;
 use std::ops::Range;
 
-type Key = SmallVec<[u8; 64]>;
+/// A key on the stack, mostly.
+pub(super) type Key = SmallVec<[u8; 64]>;
 
 impl Store {
     pub(super) fn copy_of(&mut self, frame: FrameId) -> Box<[Page]> {

@@ -53,12 +53,12 @@ impl Store {
         let path = self.path_for_write(tree, key)?;
         let weight_flag = if weight { FLAG_WEIGHT } else { 0 };
         if is_inline(key.len(), value_len) {
-            let (frame, place) = self.place(tree, &path, key, value_len, weight_flag);
+            let (frame, place) = self.place(tree, &path, key, value_len, value_len, weight_flag);
             fill(&mut self.pages.frame_mut(frame).pages[0].0[place]);
         } else {
             let reference = self.new_run(tree, key, value_len, fill);
             let flags = weight_flag | FLAG_RUN;
-            let (frame, place) = self.place(tree, &path, key, RUN_REF_BYTES, flags);
+            let (frame, place) = self.place(tree, &path, key, value_len, RUN_REF_BYTES, flags);
             reference.write(&mut self.pages.frame_mut(frame).pages[0].0[place]);
         }
         Ok(())
@@ -86,6 +86,7 @@ impl Store {
         tree: Tree,
         path: &Path,
         key: &[u8],
+        value_len: usize,
         payload_len: usize,
         flags: u8,
     ) -> (FrameId, Range<usize>) {
@@ -96,21 +97,34 @@ impl Store {
             let slot = node.slot(index);
             change -= i64::from(slot.has_weight());
             let old_len = node.payload(slot).len();
-            if slot.flags() & FLAG_RUN != 0 {
-                let reference = RunRef::read(node.payload(slot));
-                self.space.release(&mut self.pages, reference.freed(key.len(), self.txn));
-            }
+            let old_value_len = self.free_run(path.leaf, index, key.len());
+            let root = self.root_mut(tree);
+            root.bytes = root.bytes - old_value_len as u64 + value_len as u64;
             if payload_len <= old_len {
                 self.add_weight(tree, path, change);
                 return (path.leaf, self.dirty_mut(path.leaf).replace(index, payload_len, flags));
             }
             self.dirty_mut(path.leaf).remove(index);
         } else {
-            self.root_mut(tree).entries += 1;
+            let root = self.root_mut(tree);
+            root.entries += 1;
+            root.bytes += (key.len() + value_len) as u64;
         }
         self.add_weight(tree, path, change);
         let entry = NewEntry { key, kind: NewKind::Leaf { payload_len }, flags };
         self.insert(tree, path, path.steps.len(), index, &entry)
+    }
+
+    /// Frees the run of a leaf's entry that is about to go, if it has one; the length of its value.
+    pub(super) fn free_run(&mut self, leaf: FrameId, index: usize, key_len: usize) -> usize {
+        let node = self.dirty(leaf);
+        let slot = node.slot(index);
+        if slot.flags() & FLAG_RUN == 0 {
+            return node.payload(slot).len();
+        }
+        let reference = RunRef::read(node.payload(slot));
+        self.space.release(&mut self.pages, reference.freed(key_len, self.txn));
+        reference.value_len as usize
     }
 
     /// Inserts an entry into the node at `depth` of the path. The weights above it count it
