@@ -290,11 +290,6 @@ impl Stream {
         let _ = self.send.send_data(Bytes::new(), true);
     }
 
-    /// RST_STREAM with CANCEL, as a client does that gives up.
-    pub fn reset(&mut self) {
-        self.send.send_reset(h2::Reason::CANCEL);
-    }
-
     /// The next message, `None` when the stream has ended.
     pub async fn next(&mut self) -> Option<Bytes> {
         let next = tokio::time::timeout(PATIENCE, async {

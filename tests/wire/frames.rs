@@ -3,6 +3,7 @@
 use std::io::{Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpStream};
 
+use prost::Message;
 use ringd::proto::etcdserverpb as pb;
 
 use crate::block_on;
@@ -49,16 +50,20 @@ fn head(fields: &[(&str, &str)]) -> Vec<u8> {
     block
 }
 
-/// A connection with one whole Range call.
-fn session() -> Vec<u8> {
-    let block = head(&[
+fn call(path: &str) -> [(&str, &str); 6] {
+    [
         (":method", "POST"),
         (":scheme", "http"),
-        (":path", "/etcdserverpb.KV/Range"),
+        (":path", path),
         (":authority", "localhost"),
         ("content-type", "application/grpc"),
         ("te", "trailers"),
-    ]);
+    ]
+}
+
+/// A connection with one whole Range call.
+fn session() -> Vec<u8> {
+    let block = head(&call("/etcdserverpb.KV/Range"));
     [
         PREFACE,
         &frame(SETTINGS, 0, 0, &[]),
@@ -87,16 +92,50 @@ fn exchange(addr: SocketAddr, bytes: &[u8]) -> Vec<u8> {
 
 /// The error code of the GOAWAY in an answer.
 fn goaway(answer: &[u8]) -> Option<u32> {
+    let (_, payload) = frames(answer).find(|(kind, _)| *kind == GOAWAY)?;
+    payload.get(4..8)?.try_into().ok().map(u32::from_be_bytes)
+}
+
+/// A client that watches a key from now on, and after the created response reads nothing any more.
+pub fn lazy_watcher(addr: SocketAddr, key: &[u8]) -> TcpStream {
+    let create = pb::WatchCreateRequest { key: key.to_vec().into(), ..Default::default() };
+    let union = pb::watch_request::RequestUnion::CreateRequest(create);
+    let message = pb::WatchRequest { request_union: Some(union) };
+    let body = crate::client::frame(&message.encode_to_vec());
+    let bytes = [
+        PREFACE,
+        &frame(SETTINGS, 0, 0, &[]),
+        &frame(HEADERS, END_HEADERS, 1, &head(&call("/etcdserverpb.Watch/Watch"))),
+        &frame(DATA, 0, 1, &body),
+    ]
+    .concat();
+    let mut tcp = TcpStream::connect(addr).expect("a connection");
+    tcp.set_read_timeout(Some(PATIENCE)).expect("a timeout");
+    tcp.write_all(&bytes).expect("a request is sent");
+    let mut answer = Vec::new();
+    while !has_data(&answer) {
+        let mut buffer = [0; 1024];
+        let length = tcp.read(&mut buffer).expect("an answer");
+        assert!(length > 0, "the connection is closed");
+        answer.extend(&buffer[..length]);
+    }
+    tcp
+}
+
+fn has_data(answer: &[u8]) -> bool {
+    frames(answer).any(|(kind, _)| kind == DATA)
+}
+
+/// The whole frames of an answer: kind and payload.
+fn frames(answer: &[u8]) -> impl Iterator<Item = (u8, &[u8])> {
     let mut rest = answer;
-    while let Some((head, tail)) = rest.split_first_chunk::<9>() {
+    std::iter::from_fn(move || {
+        let (head, tail) = rest.split_first_chunk::<9>()?;
         let length = u32::from_be_bytes([0, head[0], head[1], head[2]]) as usize;
         let payload = tail.get(..length)?;
-        if head[3] == GOAWAY {
-            return payload.get(4..8)?.try_into().ok().map(u32::from_be_bytes);
-        }
         rest = &tail[length..];
-    }
-    None
+        Some((head[3], payload))
+    })
 }
 
 fn assert_serves(server: &Server) {

@@ -9,11 +9,14 @@ mod etcdctl;
 mod frames;
 mod http;
 mod kill;
+mod library;
+mod proc;
 mod process;
 mod rng;
 mod server;
 mod space;
 mod statuses;
+mod watch;
 
 /// Each test has a runtime of its own, with one thread.
 pub fn block_on<F: Future>(future: F) -> F::Output {

@@ -185,14 +185,6 @@ impl Server {
         self.running.as_ref().expect("the server runs").child.id()
     }
 
-    /// What it has written so far.
-    pub fn log(&self) -> Vec<String> {
-        match &self.running {
-            Some(running) => running.log.lock().expect("no poison").clone(),
-            None => Vec::new(),
-        }
-    }
-
     /// SIGKILL: nothing of the process gets a last word.
     pub fn kill(&mut self) {
         let mut running = self.running.take().expect("the server runs");

@@ -70,7 +70,7 @@ fn generated_requests_get_the_answers_of_a_real_etcd() {
     println!("{total}");
     let failures = failures.into_inner().expect("no poison");
     assert!(failures.is_empty(), "{failures}");
-    if seeds.count() as usize * SEQUENCE_REQUESTS >= DEFAULT_REQUESTS {
+    if seeds.count() * SEQUENCE_REQUESTS >= DEFAULT_REQUESTS {
         total.assert_alive();
     }
 }

@@ -138,7 +138,7 @@ impl Watching {
             loop {
                 self.progress();
                 let answer = tokio::time::timeout(PROGRESS_AGAIN, async {
-                    while !self.answers.iter().any(|answer| is_progress(answer)) {
+                    while !self.answers.iter().any(is_progress) {
                         self.receive().await?;
                     }
                     Ok::<_, String>(())
