@@ -66,8 +66,15 @@ pub const ZERO_PIECE_BYTES: usize = 256 << 10;
 /// Alignment of memory, offsets and lengths for O_DIRECT: the largest logical block size in use.
 pub const DIRECT_ALIGN: usize = 4096;
 
-/// How long tasks that are ready may run before completions are looked at again.
-pub const PREEMPT_TIMER: Duration = Duration::from_millis(1);
+/// How long tasks that are ready may run before completions are looked at again. Not shorter: if
+/// the kernel takes the thread away for this long at the wrong moment, glommio goes to sleep with
+/// tasks that could run (see [`GUARD_PERIOD`]).
+pub const PREEMPT_TIMER: Duration = Duration::from_millis(10);
+
+/// A timer of this period is always armed. When glommio finds its preemption timer expired before
+/// it has run a single task, it takes that for "nothing to run" and sleeps until something else
+/// happens; without a timer that can be never, as at start, when there is no other event to come.
+pub const GUARD_PERIOD: Duration = Duration::from_millis(100);
 
 /// From this many connections to send to on, a log write is handed to the kernel first. Below, the
 /// extra pass through the event loop costs more than the sends would delay the write.

@@ -41,8 +41,11 @@ use crate::config::Config;
 use crate::rpc::ListenerKind;
 use clock::Clock;
 use data_dir::DataDir;
+use glommio::timer::Timer;
 use glommio::{LocalExecutorBuilder, Placement};
-use limits::{BIND_PATIENCE, IO_MEMORY_BYTES, PREEMPT_TIMER, RING_DEPTH, STOP_GRACE_MS};
+use limits::{
+    BIND_PATIENCE, GUARD_PERIOD, IO_MEMORY_BYTES, PREEMPT_TIMER, RING_DEPTH, STOP_GRACE_MS,
+};
 use listener::Bound;
 use log_disk::LogDisk;
 use reactor::{Core, Ended};
@@ -89,6 +92,7 @@ fn serve(config: &Config) -> Result<(), String> {
         .make()
         .map_err(|error| format!("cannot start the event loop: {error}"))?;
     let ended = executor.run(async {
+        glommio::spawn_local(guard()).detach();
         let log_disk = LogDisk::open(data_dir.wal_path(), durability)
             .await
             .map_err(|error| format!("cannot open /dev/null: {error}"))?;
@@ -108,6 +112,13 @@ fn serve(config: &Config) -> Result<(), String> {
     }
     tracing::info!("stopped");
     Ok(())
+}
+
+/// Keeps the event loop from sleeping for ever, see [`GUARD_PERIOD`].
+async fn guard() {
+    loop {
+        Timer::new(GUARD_PERIOD).await;
+    }
 }
 
 fn bind_all(config: &Config) -> Result<Vec<Bound>, String> {
