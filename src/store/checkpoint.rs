@@ -21,14 +21,16 @@
 //! reused before the checkpoint is durable.
 
 use super::Store;
+use super::frames::FrameId;
 use super::limits::{
     GROW_BYTES_MAX, GROW_BYTES_MIN, PAGE_SIZE, WRITE_BYTES_MAX, WRITES_IN_FLIGHT_MAX,
 };
 use super::meta::Meta;
-use super::page::{Page, PageId, TxnId, seal};
-use super::pages::FrameId;
+use super::node::Node;
+use super::page::{KIND_INNER, KIND_LEAF, Page, PageId, TxnId, seal};
 use super::run;
 use smallvec::SmallVec;
+use std::ops::Range;
 
 /// Names an operation handed out.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
@@ -308,8 +310,8 @@ impl Store {
         while data.len() < WRITE_BYTES_MAX {
             let Some(first) = self.pages.next_dirty(running.next_page) else { break };
             let Some(id) = self.pages.frame_of(first) else { break };
-            let frame = self.pages.frame_mut(id);
-            let all = frame.pages.len() as u32;
+            let frame = self.pages.frame(id);
+            let all = frame.pages;
             if frame.allocated > running.txn || frame.freed <= running.txn {
                 // Not of this checkpoint: younger, or freed before it and kept for a reader.
                 running.next_page = first.0 + 1;
@@ -324,12 +326,16 @@ impl Store {
             }
             let room = (WRITE_BYTES_MAX - data.len()) / PAGE_SIZE;
             let count = frame.unwritten.min(room as u32);
-            let pages = &frame.pages[begun as usize..(begun + count) as usize];
+            let pages = &self.pages.dirty_run(id)[begun as usize..(begun + count) as usize];
             data.extend_from_slice(run::bytes(pages));
             if all == 1 {
+                // What has not been written to is zero in the file, not what was in that memory before.
+                let gap = gap_of(self.pages.dirty(id));
                 let at = data.len() - PAGE_SIZE;
+                data[at + gap.start..at + gap.end].fill(0);
                 seal(seed, &mut data[at..]);
             }
+            let frame = self.pages.frame_mut(id);
             frame.unwritten -= count;
             frame.in_flight += count;
             if frame.unwritten == 0 {
@@ -349,6 +355,17 @@ impl Store {
         let needs = self.extent_bytes();
         let slack = self.checkpoints.slack(needs);
         (self.file_len() > needs + 2 * slack).then_some(needs + slack)
+    }
+}
+
+/// The bytes of a node between its slots and its cells.
+fn gap_of(page: &Page) -> Range<usize> {
+    match page.kind() {
+        KIND_LEAF | KIND_INNER => {
+            let node = Node(page);
+            node.heap() - node.gap()..node.heap()
+        }
+        _ => 0..0,
     }
 }
 

@@ -435,12 +435,12 @@ impl Space {
             }
         }
         for (index, _) in renewed.into_iter().enumerate().filter(|(_, renewed)| *renewed) {
-            let mut buffer = pages.take_buffer();
             let page = self.groups[index].page;
-            buffer[0] = self.space_page(index, page, txn, pages.seed());
-            self.groups[index].checksum = read_u32(&buffer[0].0, 0);
+            let image = self.space_page(index, page, txn, pages.seed());
+            self.groups[index].checksum = read_u32(&image.0, 0);
             self.groups[index].stale = false;
-            pages.add_frame(page, txn, buffer);
+            let frame = pages.add_frame(page, txn);
+            *pages.dirty_mut(frame) = image;
         }
         let sums = space_checksum(self.groups.iter().map(|group| group.checksum));
         (self.groups.iter().map(|group| group.page).collect(), sums)

@@ -43,5 +43,8 @@ pub const GROW_BYTES_MIN: u64 = 1 << 20;
 /// See [`GROW_BYTES_MIN`].
 pub const GROW_BYTES_MAX: u64 = 64 << 20;
 
-/// Page buffers kept for the next dirty page: 16 MiB. Fresh memory costs a page fault each.
-pub const SPARE_BUFFERS_MAX: usize = 2048;
+/// Frames kept for the next dirty pages: 16 MiB. Fresh memory costs page faults.
+pub const SPARE_FRAMES_MAX: usize = 2048;
+
+/// Single page buffers kept for copies that live for one operation.
+pub const SPARE_BUFFERS_MAX: usize = 16;

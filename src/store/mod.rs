@@ -28,6 +28,7 @@ mod checkpoint;
 mod cursor;
 mod defrag;
 mod edit;
+mod frames;
 mod free;
 pub mod limits;
 mod map;

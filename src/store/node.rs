@@ -12,7 +12,7 @@
 //!        bits  0..16 offset of the cell     bits 16..28 length of the key's suffix
 //!        bit  28 weight, bit 29 run         bits 30..32 zero
 //!        bits 32..64 head: first four bytes of the suffix, big-endian, zero-filled
-//!     ... free ...
+//!     free, zeros in the file
 //!     cells, up to the end of the page
 //!        leaf:  payload length u16, suffix, payload (the value, or the reference of a run)
 //!        inner: child u32, its txn u32 (low half), its weight u64, suffix

@@ -6,6 +6,7 @@
 //! frame.
 
 use super::bits::PageSet;
+use super::frames::{Frame, FrameId, Frames};
 use super::limits::{PAGE_SIZE, SPARE_BUFFERS_MAX};
 use super::map::Map;
 use super::node::{self, Node};
@@ -19,22 +20,6 @@ use std::cell::Cell;
 const UNSEEN: u32 = 0;
 const SEEN: u32 = 1;
 const FRAMES: u32 = 2;
-
-/// Number of a frame.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct FrameId(u32);
-
-pub struct Frame {
-    pub pages: Box<[Page]>,
-    pub first: PageId,
-    pub allocated: TxnId,
-    /// The transaction that freed it, [`TxnId::NEVER`] while it is live.
-    pub freed: TxnId,
-    /// Pages not yet written by the checkpoint that has begun to write this frame.
-    pub unwritten: u32,
-    /// Pages whose write has been handed out and is not done.
-    pub in_flight: u32,
-}
 
 /// Chunked, so that growing copies nothing.
 #[derive(Default)]
@@ -73,12 +58,11 @@ pub struct Pages {
     file_pages: u32,
     seed: u32,
     table: Table,
-    frames: Vec<Option<Frame>>,
-    vacant: Vec<u32>,
-    spare: Vec<Box<[Page]>>,
+    frames: Frames,
     /// First pages of all frames.
-    dirty: PageSet,
-    heap_pages: usize,
+    dirty_first: PageSet,
+    /// Buffers for copies.
+    spare: Vec<Box<Page>>,
 }
 
 impl Pages {
@@ -92,11 +76,9 @@ impl Pages {
             file_pages,
             seed,
             table,
-            frames: Vec::new(),
-            vacant: Vec::new(),
+            frames: Frames::default(),
+            dirty_first: PageSet::default(),
             spare: Vec::new(),
-            dirty: PageSet::default(),
-            heap_pages: 0,
         }
     }
 
@@ -114,7 +96,7 @@ impl Pages {
 
     /// Pages held on the heap.
     pub fn heap_pages(&self) -> usize {
-        self.heap_pages
+        self.frames.pages()
     }
 
     /// After the file has grown, or before it is cut.
@@ -133,13 +115,8 @@ impl Pages {
         match self.table.get(page) {
             SEEN => Ok(&self.map.pages(page.0, 1)[0]),
             UNSEEN => self.first_look(page),
-            frame => Ok(&self.slot(frame).pages[0]),
+            frame => Ok(self.frames.page(FrameId(frame - FRAMES))),
         }
-    }
-
-    #[inline]
-    fn slot(&self, entry: u32) -> &Frame {
-        self.frames[(entry - FRAMES) as usize].as_ref().expect("the table names an empty frame")
     }
 
     /// The node a reference points to.
@@ -170,7 +147,7 @@ impl Pages {
         let count = run::page_count(first);
         match self.table.get(reference.page) {
             UNSEEN | SEEN => Ok(self.map.pages(reference.page.0, count as usize)),
-            frame => Ok(&self.slot(frame).pages),
+            frame => Ok(self.frames.all_pages(FrameId(frame - FRAMES))),
         }
     }
 
@@ -235,72 +212,96 @@ impl Pages {
 
     #[inline]
     pub fn frame(&self, id: FrameId) -> &Frame {
-        self.frames[id.0 as usize].as_ref().expect("a frame that has been dropped")
+        self.frames.get(id)
     }
 
     #[inline]
     pub fn frame_mut(&mut self, id: FrameId) -> &mut Frame {
-        self.frames[id.0 as usize].as_mut().expect("a frame that has been dropped")
+        self.frames.get_mut(id)
     }
 
-    /// A buffer of one page with arbitrary content.
-    pub fn take_buffer(&mut self) -> Box<[Page]> {
-        self.spare.pop().unwrap_or_else(|| vec![Page::ZERO; 1].into_boxed_slice())
+    /// The page of a frame.
+    #[inline]
+    pub fn dirty(&self, id: FrameId) -> &Page {
+        self.frames.page(id)
+    }
+
+    #[inline]
+    pub fn dirty_mut(&mut self, id: FrameId) -> &mut Page {
+        self.frames.page_mut(id)
+    }
+
+    pub fn dirty_run(&self, id: FrameId) -> &[Page] {
+        self.frames.all_pages(id)
+    }
+
+    /// A buffer with arbitrary content.
+    pub fn take_buffer(&mut self) -> Box<Page> {
+        self.spare.pop().unwrap_or_else(|| Box::new(Page::ZERO))
     }
 
     /// Gives back what [`take_buffer`](Self::take_buffer) gave.
-    pub fn give_buffer(&mut self, buffer: Box<[Page]>) {
-        if buffer.len() == 1 && self.spare.len() < SPARE_BUFFERS_MAX {
+    pub fn give_buffer(&mut self, buffer: Box<Page>) {
+        if self.spare.len() < SPARE_BUFFERS_MAX {
             self.spare.push(buffer);
         }
     }
 
-    /// Puts a page (or run) on the heap under its number.
-    pub fn add_frame(&mut self, first: PageId, allocated: TxnId, pages: Box<[Page]>) -> FrameId {
-        assert!(self.frame_of(first).is_none(), "a page is put on the heap twice");
-        self.heap_pages += pages.len();
-        let unwritten = pages.len() as u32;
-        let frame = Frame { pages, first, allocated, freed: TxnId::NEVER, unwritten, in_flight: 0 };
-        let id = match self.vacant.pop() {
-            Some(id) => {
-                self.frames[id as usize] = Some(frame);
-                id
-            }
+    /// Puts a page on the heap under its number, with arbitrary content.
+    pub fn add_frame(&mut self, page: PageId, allocated: TxnId) -> FrameId {
+        assert!(self.frame_of(page).is_none(), "a page is put on the heap twice");
+        let id = self.frames.add(page, allocated);
+        self.table.set(page, id.0 + FRAMES);
+        self.dirty_first.insert(page.0);
+        id
+    }
+
+    /// Puts a copy of a node, which has been looked at, on the heap under another number.
+    pub fn add_copy(&mut self, of: PageId, page: PageId, allocated: TxnId) -> FrameId {
+        let id = self.add_frame(page, allocated);
+        match self.frame_of(of) {
+            Some(from) => self.frames.copy(from, id),
             None => {
-                self.frames.push(Some(frame));
-                self.frames.len() as u32 - 1
+                let source = &self.map.pages(of.0, 1)[0];
+                self.frames.page_mut(id).0.copy_from_slice(&source.0);
             }
-        };
-        self.table.set(first, id + FRAMES);
-        self.dirty.insert(first.0);
-        FrameId(id)
+        }
+        let copy = self.frames.page_mut(id);
+        copy.set_header(&Header { page, txn: allocated, ..copy.header() });
+        id
+    }
+
+    /// Puts a run on the heap under the number of its first page.
+    pub fn add_run(&mut self, first: PageId, allocated: TxnId, pages: Box<[Page]>) -> FrameId {
+        assert!(self.frame_of(first).is_none(), "a page is put on the heap twice");
+        let id = self.frames.add_run(first, allocated, pages);
+        self.table.set(first, id.0 + FRAMES);
+        self.dirty_first.insert(first.0);
+        id
     }
 
     /// Drops a page from the heap. `written`: its bytes are in the file now, as they are here; else
     /// the page is one that nobody can reach any more.
     pub fn drop_frame(&mut self, id: FrameId, written: bool) {
-        let frame = self.frames[id.0 as usize].take().expect("a frame is dropped twice");
+        let frame = self.frames.remove(id);
         assert!(frame.in_flight == 0, "a page is dropped while it is being written");
-        self.vacant.push(id.0);
-        self.heap_pages -= frame.pages.len();
         self.table.set(frame.first, if written { SEEN } else { UNSEEN });
-        self.dirty.remove(frame.first.0);
-        self.give_buffer(frame.pages);
+        self.dirty_first.remove(frame.first.0);
     }
 
     /// Gives a single dirty page another number.
     pub fn renumber(&mut self, id: FrameId, to: PageId, allocated: TxnId) {
         assert!(self.frame_of(to).is_none(), "a page is put on the heap twice");
-        let frame = self.frame_mut(id);
-        assert!(frame.pages.len() == 1 && frame.unwritten == 1, "a page being written is moved");
+        let frame = self.frames.get_mut(id);
+        assert!(frame.pages == 1 && frame.unwritten == 1, "a page being written is moved");
         let from = std::mem::replace(&mut frame.first, to);
         frame.allocated = allocated;
-        let header = Header { page: to, txn: allocated, ..frame.pages[0].header() };
-        frame.pages[0].set_header(&header);
+        let page = self.frames.page_mut(id);
+        page.set_header(&Header { page: to, txn: allocated, ..page.header() });
         self.table.set(from, UNSEEN);
         self.table.set(to, id.0 + FRAMES);
-        self.dirty.remove(from.0);
-        self.dirty.insert(to.0);
+        self.dirty_first.remove(from.0);
+        self.dirty_first.insert(to.0);
     }
 
     /// Forgets what is known about a page, as it gets a new content.
@@ -311,7 +312,7 @@ impl Pages {
 
     /// The first dirty page `>= from`.
     pub fn next_dirty(&self, from: u32) -> Option<PageId> {
-        self.dirty.next(from).map(PageId)
+        self.dirty_first.next(from).map(PageId)
     }
 }
 

@@ -150,4 +150,4 @@ fn the_format_is_that_of_version_1() {
 }
 
 const INITIAL_IMAGE: u32 = 1_326_987_289;
-const SMALL_STORE: u32 = 3_859_293_157;
+const SMALL_STORE: u32 = 2_982_482_261;

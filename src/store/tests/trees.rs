@@ -101,7 +101,7 @@ fn packing_fills_the_leaves_and_changes_nothing_else() {
             let number = random.below(40_000);
             let key = format!("/registry/pods/namespace-{}/pod-{number:07}", number % 7);
             let value = vec![number as u8; value_len + number as usize % 20];
-            let weight = number % 3 == 0;
+            let weight = number.is_multiple_of(3);
             store.put(Tree(5), key.as_bytes(), &value, weight).unwrap();
             model.insert(key.into_bytes().into(), (value.into(), weight));
         }

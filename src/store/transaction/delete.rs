@@ -2,10 +2,10 @@
 
 use super::super::Store;
 use super::super::edit::merged_size;
+use super::super::frames::FrameId;
 use super::super::meta::Root;
 use super::super::node::{Child, Node, PAYLOAD, Parts};
 use super::super::page::{Corruption, Tree};
-use super::super::pages::FrameId;
 use super::Path;
 
 /// A node that uses less looks for a neighbour to be joined with.
@@ -107,12 +107,12 @@ impl Store {
         }
         let mut right_copy = self.pages.take_buffer();
         let right_node = self.pages.node(right.page, right.stamp, level)?;
-        right_copy[0].0.copy_from_slice(&right_node.0.0);
-        let right_node = Node(&right_copy[0]);
+        right_copy.0.copy_from_slice(&right_node.0.0);
+        let right_node = Node(&right_copy);
 
         let frame = self.writable_child(parent, at, level + 1)?;
         let left_copy = self.copy_of(frame);
-        let left_node = Node(&left_copy[0]);
+        let left_node = Node(&left_copy);
         let separator: Vec<u8> = self.dirty(parent).key(at + 1).bytes().collect();
         let separator = Parts(&separator, &[]);
         let mut joined = self.dirty_mut(frame);

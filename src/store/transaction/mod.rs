@@ -15,11 +15,11 @@ pub use pack::{PackPosition, PackProgress};
 
 use super::Store;
 use super::edit::{NodeMut, kind_of};
+use super::frames::FrameId;
 use super::free::Freed;
 use super::meta::Root;
 use super::node::{Child, Node};
 use super::page::{Corruption, Header, PageId, Tree};
-use super::pages::FrameId;
 use smallvec::SmallVec;
 
 /// A path from the root to a leaf, all writable.
@@ -50,12 +50,12 @@ impl Store {
     /// A dirty node.
     #[inline]
     fn dirty(&self, frame: FrameId) -> Node<'_> {
-        Node(&self.pages.frame(frame).pages[0])
+        Node(self.pages.dirty(frame))
     }
 
     #[inline]
     fn dirty_mut(&mut self, frame: FrameId) -> NodeMut<'_> {
-        NodeMut(&mut self.pages.frame_mut(frame).pages[0])
+        NodeMut(self.pages.dirty_mut(frame))
     }
 
     /// Reference to a dirty node.
@@ -67,10 +67,11 @@ impl Store {
     /// A new, empty node.
     fn new_node(&mut self, tree: Tree, level: u8) -> FrameId {
         let page = self.space.allocate(&mut self.pages);
-        let mut buffer = self.pages.take_buffer();
-        buffer[0].set_header(&Header { page, txn: self.txn, kind: kind_of(level), level, tree });
-        NodeMut(&mut buffer[0]).clear();
-        self.pages.add_frame(page, self.txn, buffer)
+        let frame = self.pages.add_frame(page, self.txn);
+        let header = Header { page, txn: self.txn, kind: kind_of(level), level, tree };
+        self.pages.dirty_mut(frame).set_header(&header);
+        self.dirty_mut(frame).clear();
+        frame
     }
 
     /// Frees a node's page.
@@ -103,15 +104,12 @@ impl Store {
 
     #[cold]
     fn copy(&mut self, page: PageId, stamp: u32, level: u8) -> Result<FrameId, Corruption> {
-        let mut buffer = self.pages.take_buffer();
-        let source = self.pages.node(page, stamp, level)?;
-        buffer[0].0.copy_from_slice(&source.0.0);
-        let header = source.0.header();
-        let freed = Freed { first: page, pages: 1, allocated: header.txn, freed: self.txn };
+        let allocated = self.pages.node(page, stamp, level)?.txn();
+        let to = self.space.allocate(&mut self.pages);
+        let frame = self.pages.add_copy(page, to, self.txn);
+        let freed = Freed { first: page, pages: 1, allocated, freed: self.txn };
         self.space.release(&mut self.pages, freed);
-        let page = self.space.allocate(&mut self.pages);
-        buffer[0].set_header(&Header { page, txn: self.txn, ..header });
-        Ok(self.pages.add_frame(page, self.txn, buffer))
+        Ok(frame)
     }
 
     /// The writable root of a tree that is not empty.

@@ -169,7 +169,7 @@ impl Store {
         let left = self.writable_child(parent, index, 1)?;
         let right = self.writable_child(parent, index + 1, 1)?;
         let (left_copy, right_copy) = (self.copy_of(left), self.copy_of(right));
-        let (left_node, right_node) = (Node(&left_copy[0]), Node(&right_copy[0]));
+        let (left_node, right_node) = (Node(&left_copy), Node(&right_copy));
         let (moved, prefix_len) = entries_that_fit(left_node, right_node);
         if moved == 0 {
             let separator = self.dirty(parent).key(index + 1).bytes().collect();

@@ -97,7 +97,7 @@ impl Store {
         }
         let to = self.space.allocate_run(&mut self.pages, count);
         run::finish(&mut copy, to, self.txn, self.pages.seed());
-        self.pages.add_frame(to, self.txn, copy);
+        self.pages.add_run(to, self.txn, copy);
         self.space.release(&mut self.pages, reference.freed(key.len(), self.txn));
         let moved = RunRef { page: to, txn: self.txn, ..reference };
         let place = self.dirty_mut(path.leaf).replace(
@@ -105,7 +105,7 @@ impl Store {
             super::super::node::RUN_REF_BYTES,
             slot.flags(),
         );
-        moved.write(&mut self.pages.frame_mut(path.leaf).pages[0].0[place]);
+        moved.write(&mut self.pages.dirty_mut(path.leaf).0[place]);
         Ok(count)
     }
 

@@ -2,10 +2,10 @@
 
 use super::super::Store;
 use super::super::edit::{NewEntry, NewKind, prefix_with, split_point, virtual_key};
+use super::super::frames::FrameId;
 use super::super::limits::HEIGHT_MAX;
 use super::super::node::Node;
 use super::super::page::{Page, Tree};
-use super::super::pages::FrameId;
 use super::Path;
 use smallvec::SmallVec;
 use std::ops::Range;
@@ -14,9 +14,9 @@ use std::ops::Range;
 pub(super) type Key = SmallVec<[u8; 64]>;
 
 impl Store {
-    pub(super) fn copy_of(&mut self, frame: FrameId) -> Box<[Page]> {
+    pub(super) fn copy_of(&mut self, frame: FrameId) -> Box<Page> {
         let mut copy = self.pages.take_buffer();
-        copy[0].0.copy_from_slice(&self.pages.frame(frame).pages[0].0);
+        copy.0.copy_from_slice(&self.pages.dirty(frame).0);
         copy
     }
 
@@ -35,7 +35,7 @@ impl Store {
         let right_edge =
             path.steps[..depth].iter().all(|step| step.index + 1 == self.dirty(step.frame).count());
         let copy = self.copy_of(left);
-        let node = Node(&copy[0]);
+        let node = Node(&copy);
         let count = node.count();
         let inner = !node.is_leaf();
         let right = self.new_node(tree, node.0.level());

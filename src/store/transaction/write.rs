@@ -2,12 +2,12 @@
 
 use super::super::Store;
 use super::super::edit::{Fit, NewEntry, NewKind, fit};
+use super::super::frames::FrameId;
 use super::super::limits::{KEY_BYTES_MAX, VALUE_BYTES_MAX, VALUE_INLINE_MAX};
 use super::super::node::{
     ENTRY_BYTES_MAX, FLAG_RUN, FLAG_WEIGHT, LEAF_HEAD, RUN_REF_BYTES, SLOT_BYTES,
 };
 use super::super::page::{Corruption, Tree};
-use super::super::pages::FrameId;
 use super::super::run::{self, RunRef};
 use super::Path;
 use std::ops::Range;
@@ -54,12 +54,12 @@ impl Store {
         let weight_flag = if weight { FLAG_WEIGHT } else { 0 };
         if is_inline(key.len(), value_len) {
             let (frame, place) = self.place(tree, &path, key, value_len, value_len, weight_flag);
-            fill(&mut self.pages.frame_mut(frame).pages[0].0[place]);
+            fill(&mut self.pages.dirty_mut(frame).0[place]);
         } else {
             let reference = self.new_run(tree, key, value_len, fill);
             let flags = weight_flag | FLAG_RUN;
             let (frame, place) = self.place(tree, &path, key, value_len, RUN_REF_BYTES, flags);
-            reference.write(&mut self.pages.frame_mut(frame).pages[0].0[place]);
+            reference.write(&mut self.pages.dirty_mut(frame).0[place]);
         }
         Ok(())
     }
@@ -148,7 +148,7 @@ impl Store {
 
     fn rebuild(&mut self, frame: FrameId, prefix_len: usize) {
         let copy = self.copy_of(frame);
-        let node = super::Node(&copy[0]);
+        let node = super::Node(&copy);
         self.dirty_mut(frame).rebuild(node, 0..node.count(), prefix_len, false);
         self.pages.give_buffer(copy);
     }
@@ -165,7 +165,7 @@ impl Store {
         let (mut pages, place) = run::build(page, self.txn, tree, key, value_len);
         fill(&mut run::bytes_mut(&mut pages)[place]);
         run::finish(&mut pages, page, self.txn, self.pages.seed());
-        self.pages.add_frame(page, self.txn, pages);
+        self.pages.add_run(page, self.txn, pages);
         RunRef { page, value_len: value_len as u32, txn: self.txn }
     }
 }
