@@ -78,6 +78,8 @@ fn killed_writers_lose_nothing_that_was_acknowledged() {
             kill_while_starting(&server, cycle);
         }
         server.run().unwrap_or_else(|ended| panic!("cycle {cycle}: {ended:#?}"));
+        let complaint = server.log().into_iter().find(|line| line.contains("\"level\":\"error\""));
+        assert_eq!(complaint, None, "cycle {cycle}: nothing is wrong");
     }
     block_on(verify(&server, cycles, &mut history));
     println!(

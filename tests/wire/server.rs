@@ -185,6 +185,12 @@ impl Server {
         self.running.as_ref().expect("the server runs").child.id()
     }
 
+    /// What it has written so far.
+    pub fn log(&self) -> Vec<String> {
+        let running = self.running.as_ref().expect("the server runs");
+        running.log.lock().expect("no poison").clone()
+    }
+
     /// SIGKILL: nothing of the process gets a last word.
     pub fn kill(&mut self) {
         let mut running = self.running.take().expect("the server runs");

@@ -1,0 +1,87 @@
+//! How long a start takes, with few keys and with many: after SIGTERM, and after SIGKILL, which leaves more of the log
+//! to be replayed.
+
+use std::time::{Duration, Instant};
+
+use ringd::proto::etcdserverpb as pb;
+
+use crate::block_on;
+use crate::client::Client;
+use crate::proc;
+use crate::server::{Kind, Server};
+
+const KEYS: [usize; 3] = [1_000, 100_000, 1_000_000];
+const VALUE_BYTES: usize = 100;
+const KEYS_PER_TXN: usize = 100;
+const TXNS_AT_ONCE: usize = 32;
+const STARTS: usize = 7;
+
+pub fn measure() {
+    println!("open-time: {VALUE_BYTES} byte values, median of {STARTS} starts");
+    println!(
+        "| keys | after | ready ms | of that recovery ms | log records replayed | resident MiB |"
+    );
+    println!("|---|---|---|---|---|---|");
+    for keys in KEYS {
+        let mut server = Server::start(Kind::Ringd, &["--quota-backend-bytes=8589934592"]);
+        block_on(fill(&server, keys));
+        // The first start after the load, by either end, replays the tail that the load has left.
+        server.kill();
+        report(&mut server, keys, "load, SIGKILL", 1, |_| {});
+        report(&mut server, keys, "SIGTERM", STARTS, |server| {
+            server.stop();
+        });
+        report(&mut server, keys, "SIGKILL", STARTS, Server::kill);
+    }
+}
+
+fn report(server: &mut Server, keys: usize, after: &str, starts: usize, end: impl Fn(&mut Server)) {
+    let mut measured: Vec<(Duration, [String; 2])> = Vec::new();
+    for _ in 0..starts {
+        end(server);
+        let started = Instant::now();
+        server.run().expect("it starts again");
+        let ready = started.elapsed();
+        let log = server.log();
+        let recovered = log.iter().find(|line| line.contains("recovered from the data directory"));
+        let field = |name| recovered.map_or("-".to_owned(), |line| number_after(line, name));
+        measured.push((ready, [field("\"took_ms\":"), field("\"log_records\":")]));
+    }
+    measured.sort();
+    let (ready, [recovery, records]) = &measured[measured.len() / 2];
+    let resident = proc::resident_bytes(server.pid()) >> 20;
+    println!("| {keys} | {after} | {} | {recovery} | {records} | {resident} |", ready.as_millis());
+}
+
+fn number_after(line: &str, name: &str) -> String {
+    let after = line.split_once(name).map_or("", |(_, after)| after);
+    after.chars().take_while(char::is_ascii_digit).collect()
+}
+
+async fn fill(server: &Server, keys: usize) {
+    let client = Client::connect(server.client).await;
+    let mut running = Vec::new();
+    for first in (0..keys).step_by(KEYS_PER_TXN) {
+        let puts = (first..(first + KEYS_PER_TXN).min(keys)).map(|key| {
+            let put = pb::PutRequest {
+                key: format!("key/{key:010}").into(),
+                value: vec![b'x'; VALUE_BYTES].into(),
+                ..Default::default()
+            };
+            pb::RequestOp { request: Some(pb::request_op::Request::RequestPut(put)) }
+        });
+        let txn = pb::TxnRequest { success: puts.collect(), ..Default::default() };
+        let client = client.clone();
+        running.push(tokio::spawn(async move {
+            let _: pb::TxnResponse = client.call("/etcdserverpb.KV/Txn", &txn).await.message();
+        }));
+        if running.len() == TXNS_AT_ONCE {
+            for txn in running.drain(..) {
+                txn.await.expect("a transaction");
+            }
+        }
+    }
+    for txn in running {
+        txn.await.expect("a transaction");
+    }
+}
