@@ -289,11 +289,15 @@ impl Node {
         }
     }
 
-    /// Whether requests can be served: a leader is known, and if it is this member, it knows what
-    /// is committed.
+    /// Whether requests can be served: a leader is known, if it is this member, it knows what is
+    /// committed, and all of that is applied. Otherwise a serializable read right after a start
+    /// would go back behind what was read before it.
     pub fn is_ready(&self) -> bool {
-        let knows = || self.raft.term_at(self.raft.commit_index()) == Some(self.raft.term());
-        self.raft.leader().is_some() && (!self.raft.is_leader() || knows())
+        let commit = self.raft.commit_index();
+        let knows = || self.raft.term_at(commit) == Some(self.raft.term());
+        self.raft.leader().is_some()
+            && (!self.raft.is_leader() || knows())
+            && self.applier.applied_index() >= commit.0
     }
 
     /// Whether dirty pages pile up faster than checkpoints take them away.

@@ -12,8 +12,8 @@ use crate::apply::envelope::Kind;
 use crate::mvcc::{HashBucket, HashKv, MvccError};
 use crate::proto::etcdserverpb::alarm_request::AlarmAction;
 use crate::proto::etcdserverpb::{
-    AlarmRequest, AlarmType, DefragmentRequest, DefragmentResponse, DowngradeInfo, HashKvRequest,
-    HashKvResponse, HashRequest, HashResponse, StatusRequest, StatusResponse,
+    AlarmMember, AlarmRequest, AlarmType, DefragmentRequest, DefragmentResponse, DowngradeInfo,
+    HashKvRequest, HashKvResponse, HashRequest, HashResponse, StatusRequest, StatusResponse,
 };
 use crate::store::Corruption;
 use crate::version;
@@ -36,6 +36,17 @@ enum Work {
     Bucket(HashBucket),
 }
 
+/// An alarm as Go prints its message. Between the fields etcd has one space or two, as its build has drawn it.
+fn alarm_text(raised: &AlarmMember) -> String {
+    let member = (raised.member_id != 0).then(|| format!("memberID:{}", raised.member_id));
+    let alarm = match AlarmType::try_from(raised.alarm) {
+        Ok(AlarmType::None) => None,
+        Ok(alarm) => Some(format!("alarm:{}", alarm.as_str_name())),
+        Err(_) => Some(format!("alarm:{}", raised.alarm)),
+    };
+    [member, alarm].into_iter().flatten().collect::<Vec<_>>().join(" ")
+}
+
 impl Core {
     pub(super) fn status(&mut self, message: Bytes) -> Answer {
         let _: StatusRequest = attempt!(decode(message));
@@ -45,11 +56,7 @@ impl Core {
         if raft.leader().is_none() {
             errors.push("etcdserver: no leader".to_owned());
         }
-        errors.extend(applier.alarms.all().iter().map(|raised| {
-            let name =
-                AlarmType::try_from(raised.alarm).map_or("UNKNOWN", |alarm| alarm.as_str_name());
-            format!("memberID:{} alarm:{name} ", raised.member_id)
-        }));
+        errors.extend(applier.alarms.all().iter().map(alarm_text));
         let response = StatusResponse {
             header: None,
             version: version::VERSION.to_owned(),

@@ -85,32 +85,27 @@ fn txn_ops(request: &TxnRequest, ops_max: i64) -> Result<(), RpcError> {
     Ok(())
 }
 
-/// The delete ranges of one level of a transaction and of the levels below it.
+/// The delete ranges of one level of a transaction and of the levels below it: disjoint and sorted once `normalize` ran.
+///
+/// A range whose end is not behind its key, the from-key range `[key, "\0")` among them, is taken literally, as in
+/// etcd: it holds nothing.
 #[derive(Default)]
-struct Deletes {
-    /// Ranges with `key < range_end`, disjoint and sorted once `normalize` ran.
-    ranges: Vec<(Bytes, Bytes)>,
-    /// Keys of ranges whose end is not behind their key, the from-key range `[key, "\0")` among
-    /// them: as a literal interval such a range holds at most its own first key.
-    reversed: HashSet<Bytes>,
-}
+struct Deletes(Vec<(Bytes, Bytes)>);
 
 impl Deletes {
     fn insert(&mut self, request: &DeleteRangeRequest) {
         if request.range_end.is_empty() {
             let mut end = request.key.to_vec();
             end.push(0);
-            self.ranges.push((request.key.clone(), end.into()));
+            self.0.push((request.key.clone(), end.into()));
         } else if request.key < request.range_end {
-            self.ranges.push((request.key.clone(), request.range_end.clone()));
-        } else {
-            self.reversed.insert(request.key.clone());
+            self.0.push((request.key.clone(), request.range_end.clone()));
         }
     }
 
     fn normalize(&mut self) {
-        self.ranges.sort_unstable();
-        self.ranges.dedup_by(|next, kept| {
+        self.0.sort_unstable();
+        self.0.dedup_by(|next, kept| {
             let joined = next.0 <= kept.1;
             if joined && next.1 > kept.1 {
                 kept.1 = next.1.clone();
@@ -120,14 +115,12 @@ impl Deletes {
     }
 
     fn holds(&self, key: &Bytes) -> bool {
-        let after = self.ranges.partition_point(|(start, _)| start <= key);
-        let in_range = after > 0 && self.ranges[after - 1].1 > *key;
-        in_range || self.reversed.contains(key)
+        let after = self.0.partition_point(|(start, _)| start <= key);
+        after > 0 && self.0[after - 1].1 > *key
     }
 
-    /// Reversed ranges stay on the level where they stand, as in etcd.
     fn union(&mut self, other: Deletes) {
-        self.ranges.extend(other.ranges);
+        self.0.extend(other.0);
         self.normalize();
     }
 }
@@ -236,7 +229,8 @@ mod tests {
             (vec![delete_op(b"a", b"c"), delete_op(b"b", b"d")], Ok(())),
             // A from-key delete is taken as the literal interval [key, "\0").
             (vec![put_op(b"c"), delete_op(b"b", b"\0")], Ok(())),
-            (vec![put_op(b"b"), delete_op(b"b", b"\0")], duplicate.clone()),
+            (vec![put_op(b"b"), delete_op(b"b", b"\0")], Ok(())),
+            (vec![put_op(b"b"), delete_op(b"b", b"a")], Ok(())),
             // Then and else exclude each other.
             (vec![nested(vec![put_op(b"a")], vec![put_op(b"a")])], Ok(())),
             (vec![nested(vec![put_op(b"a")], vec![]), put_op(b"a")], duplicate.clone()),

@@ -287,6 +287,19 @@ fn a_lease_that_is_renewed_stays() {
 }
 
 #[test]
+fn leases_are_listed_in_the_order_in_which_they_expire() {
+    on_each(|kind, mut client| async move {
+        for (id, ttl) in [(1, 3_000), (2, 1_000), (3, 2_000), (4, 4_000)] {
+            client.lease_grant(ttl, Some(LeaseGrantOptions::new().with_id(id))).await?;
+        }
+        let leases = client.leases().await?;
+        let ids: Vec<i64> = leases.leases().iter().map(|lease| lease.id()).collect();
+        assert_eq!(ids, [2, 3, 1, 4], "{kind}");
+        Ok(())
+    });
+}
+
+#[test]
 fn leases_and_their_keys_outlive_a_restart() {
     for kind in kinds() {
         let mut server = Server::start(kind, &[]);

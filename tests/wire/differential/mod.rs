@@ -8,6 +8,7 @@
 mod generate;
 mod request;
 mod run;
+mod ties;
 mod watching;
 
 use std::fmt::Write;
@@ -18,7 +19,7 @@ use generate::{Generator, Limits, Step, World};
 use run::{Difference, Tally};
 
 use crate::block_on;
-use crate::server::etcd_or_skip;
+use crate::server::{Kind, etcd_or_skip};
 
 const SEQUENCE_REQUESTS: usize = 5_000;
 const DEFAULT_REQUESTS: usize = 100_000;
@@ -31,9 +32,7 @@ const THREADS: usize = 4;
 
 #[test]
 fn generated_requests_get_the_answers_of_a_real_etcd() {
-    if etcd_or_skip("differential").is_none() {
-        return;
-    }
+    let Some(etcd) = etcd_or_skip("differential") else { return };
     let number = |name| std::env::var(name).ok().and_then(|text| text.parse::<u64>().ok());
     let seeds = match number("RINGD_DIFFERENTIAL_SEED") {
         Some(seed) => seed..=seed,
@@ -67,6 +66,7 @@ fn generated_requests_get_the_answers_of_a_real_etcd() {
     });
 
     let total = total.into_inner().expect("no poison");
+    println!("{:?} beside {etcd:?}", Kind::Ringd.binary().expect("the binary under test"));
     println!("{total}");
     let failures = failures.into_inner().expect("no poison");
     assert!(failures.is_empty(), "{failures}");

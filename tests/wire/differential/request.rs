@@ -4,6 +4,7 @@ use bytes::Bytes;
 use prost::Message;
 use ringd::proto::etcdserverpb as pb;
 
+use super::ties;
 use crate::client::{Client, Fields, Reply};
 
 /// One line per method: its variant, its path, its messages.
@@ -130,6 +131,11 @@ fn mask(message: &mut Content) {
         // In the order of a Go map, that is in none.
         lease.keys.sort();
     }
+    if let Content::LeaseLeases(list) = message {
+        // In the order of expiry, in which leases that were granted or renewed within a moment, or before a restart,
+        // are equal or not depending on the clock.
+        list.leases.sort_by_key(|lease| lease.id);
+    }
     if let Content::Status(status) = message {
         status.db_size = 0;
         status.db_size_in_use = 0;
@@ -138,25 +144,33 @@ fn mask(message: &mut Content) {
         status.raft_term = 0;
         // Etcd finds out some seconds after its start.
         status.storage_version.clear();
+        // One space or two, as the build of protobuf's Go library has drawn it.
+        for error in &mut status.errors {
+            *error = error.replace("  ", " ");
+        }
     }
 }
 
 /// A lease's remaining time is compared with this tolerance: the servers are not asked in the same instant.
 const TTL_TOLERANCE_SECONDS: i64 = 5;
 
-/// Equal field by field, apart from what is nobody's promise. A restart gives all leases their full time again, at once,
-/// so that it leaves no order of expiry among those that were granted the same time.
-pub fn same(left: &Answer, right: &Answer, restarted: bool) -> bool {
+/// Equal field by field, apart from what is nobody's promise.
+pub fn same(request: &Request, left: &Answer, right: &Answer) -> bool {
     if left == right {
         return true;
     }
     let (mut left, mut right) = (left.clone(), right.clone());
     for (left, right) in left.messages.iter_mut().zip(&mut right.messages) {
-        if let (Content::LeaseLeases(left), Content::LeaseLeases(right)) = (&mut *left, &mut *right)
-            && restarted
-        {
-            left.leases.sort_by_key(|lease| lease.id);
-            right.leases.sort_by_key(|lease| lease.id);
+        match (request, &mut *left, &mut *right) {
+            (Request::Range(range), Content::Range(left), Content::Range(right)) => {
+                ties::level(range, left);
+                ties::level(range, right);
+            }
+            (Request::Txn(txn), Content::Txn(left), Content::Txn(right)) => {
+                ties::level_all(txn, left);
+                ties::level_all(txn, right);
+            }
+            _ => {}
         }
         if let (Content::LeaseTimeToLive(left), Content::LeaseTimeToLive(right)) = (left, right)
             && (left.ttl - right.ttl).abs() <= TTL_TOLERANCE_SECONDS

@@ -132,14 +132,7 @@ impl Pair {
             .message();
         let member = status.header.map_or(0, |header| header.member_id);
         let Ok(sides) = <[Side; 2]>::try_from(sides) else { unreachable!("two sides") };
-        let world = World {
-            revision: 1,
-            compacted: -1,
-            compactions: Vec::new(),
-            restarted: false,
-            member,
-            limits,
-        };
+        let world = World { revision: 1, compacted: -1, compactions: Vec::new(), member, limits };
         Pair { sides, world, step: 0, unsettled: false }
     }
 
@@ -198,7 +191,6 @@ impl Pair {
             side.reconnect(self.world.revision).await;
         }
         self.unsettled = false;
-        self.world.restarted = true;
     }
 
     async fn calls(&mut self, requests: Vec<Request>, tally: &mut Tally) -> Result<(), Difference> {
@@ -208,7 +200,10 @@ impl Pair {
         for ((request, left), mut right) in requests.iter().zip(left).zip(right) {
             tally.requests += 1;
             *tally.answers.entry((request.name(), right.code())).or_default() += 1;
-            if !same(&left, &right, self.world.restarted) {
+            if self.is_from_memory(request) {
+                continue;
+            }
+            if !same(request, &left, &right) {
                 return Err(Difference {
                     step: self.step,
                     what: shorten(request),
@@ -224,6 +219,12 @@ impl Pair {
             }
         }
         Ok(())
+    }
+
+    /// Etcd keeps the hashes that its compactions compute on their way, and answers with them from the moment on at
+    /// which the compaction is done. ringd always hashes what there is.
+    fn is_from_memory(&self, request: &Request) -> bool {
+        matches!(request, Request::HashKv(hash) if self.world.compactions.contains(&hash.revision))
     }
 
     async fn watch_create(
