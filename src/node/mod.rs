@@ -293,6 +293,17 @@ impl Node {
     /// committed, and all of that is applied. Otherwise a serializable read right after a start
     /// would go back behind what was read before it.
     pub fn is_ready(&self) -> bool {
+        self.is_caught_up() && self.is_published()
+    }
+
+    /// Whether the members know this one's name and addresses, so that clients are told them.
+    fn is_published(&self) -> bool {
+        let Options { metadata, name, client_urls, .. } = &self.options;
+        let known = self.applier.cluster.member(metadata.member_id);
+        known.is_some_and(|own| own.name == *name && own.client_urls == *client_urls)
+    }
+
+    fn is_caught_up(&self) -> bool {
         let commit = self.raft.commit_index();
         let knows = || self.raft.term_at(commit) == Some(self.raft.term());
         self.raft.leader().is_some()
@@ -401,16 +412,15 @@ impl Node {
 
     /// Tells the cluster this member's name and addresses, if it knows others.
     fn publish(&mut self) {
-        if self.published || !self.is_ready() {
+        if self.published || !self.is_caught_up() {
             return;
         }
-        let Options { metadata, name, client_urls, .. } = &self.options;
-        let known = self.applier.cluster.member(metadata.member_id);
-        let attributes = Attributes { name: name.clone(), client_urls: client_urls.clone() };
-        if known.is_some_and(|own| own.name == *name && own.client_urls == *client_urls) {
+        if self.is_published() {
             self.published = true;
             return;
         }
+        let Options { metadata, name, client_urls, .. } = &self.options;
+        let attributes = Attributes { name: name.clone(), client_urls: client_urls.clone() };
         let request = ClusterMemberAttrSetRequest {
             member_id: metadata.member_id,
             member_attributes: Some(attributes),
