@@ -16,6 +16,7 @@
 mod checkpoint;
 mod compactor;
 mod defrag;
+mod message;
 mod record;
 #[cfg(test)]
 mod tests;
@@ -26,6 +27,7 @@ use bytes::Bytes;
 use prost::Message;
 
 pub use compactor::Retention;
+pub use message::{Class, PeerMessage, Refusal, SnapshotMessage};
 pub use record::{ENTRY, HARD_STATE, METADATA, Metadata};
 
 use crate::apply::envelope::{self, Kind};
