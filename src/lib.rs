@@ -1,6 +1,7 @@
 //! A drop-in etcd v3 server. The map of the modules is in `docs/ARCHITECTURE.md`.
 
 pub mod apply;
+pub mod bbolt;
 pub mod config;
 pub mod grpc;
 pub mod h2;

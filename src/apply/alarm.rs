@@ -6,7 +6,7 @@ use crate::store::{Corruption, Store};
 
 use super::state::META;
 
-const PREFIX: &[u8] = b"alarm/";
+pub(super) const PREFIX: &[u8] = b"alarm/";
 
 #[derive(Default)]
 pub struct Alarms {
@@ -18,21 +18,23 @@ fn record_key(member_id: u64, alarm: i32) -> Vec<u8> {
     [PREFIX, &member_id.to_be_bytes(), &alarm.to_be_bytes()].concat()
 }
 
+/// Reads what stands behind the prefix of a record's key.
+pub(super) fn decode(key: &[u8]) -> Result<AlarmMember, MvccError> {
+    let damaged = || MvccError::damaged("an alarm record");
+    let (member, alarm) = key.split_first_chunk::<8>().ok_or_else(damaged)?;
+    Ok(AlarmMember {
+        member_id: u64::from_be_bytes(*member),
+        alarm: i32::from_be_bytes(alarm.try_into().map_err(|_| damaged())?),
+    })
+}
+
 impl Alarms {
     pub fn load(store: &Store) -> Result<Alarms, MvccError> {
         let mut raised = Vec::new();
         let mut cursor = store.view().cursor(META);
         let mut more = cursor.seek(PREFIX)?;
-        while more && cursor.key().starts_with(PREFIX) {
-            let rest = &cursor.key()[PREFIX.len()..];
-            let (member, alarm) =
-                rest.split_at_checked(8).ok_or_else(|| MvccError::damaged("an alarm record"))?;
-            raised.push(AlarmMember {
-                member_id: u64::from_be_bytes(member.try_into().expect("eight bytes")),
-                alarm: i32::from_be_bytes(
-                    alarm.try_into().map_err(|_| MvccError::damaged("an alarm record"))?,
-                ),
-            });
+        while more && let Some(key) = cursor.key().strip_prefix(PREFIX) {
+            raised.push(decode(key)?);
             more = cursor.next()?;
         }
         Ok(Alarms { raised })

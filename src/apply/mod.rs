@@ -11,6 +11,7 @@
 
 mod alarm;
 pub mod envelope;
+pub mod export;
 mod state;
 
 use prost::Message;

@@ -13,7 +13,7 @@ use prost::Message;
 use crate::membership::{Cluster, Member};
 use crate::mvcc::MvccError;
 use crate::proto::leasepb;
-use crate::store::{Corruption, Store, Tree};
+use crate::store::{Corruption, Store, Tree, View};
 
 pub const META: Tree = Tree(2);
 pub const LEASE: Tree = Tree(3);
@@ -45,15 +45,20 @@ fn words(record: &[u8]) -> Option<(u64, u64)> {
 pub fn identity(store: &Store) -> Result<Option<(Cluster, u64)>, MvccError> {
     let Some(record) = store.view().get(META, CLUSTER)? else { return Ok(None) };
     let (id, own) = words(record).ok_or_else(|| MvccError::damaged("the cluster's id"))?;
+    Ok(Some((Cluster::restore(id, members(store.view())?), own)))
+}
+
+/// The members that a state of the store has.
+pub fn members(view: View<'_>) -> Result<Vec<Member>, MvccError> {
     let mut members = Vec::new();
-    let mut cursor = store.view().cursor(META);
+    let mut cursor = view.cursor(META);
     let mut more = cursor.seek(MEMBER)?;
     while more && let Some(key) = cursor.key().strip_prefix(MEMBER) {
         let member = Member::decode(key, cursor.value()?);
         members.push(member.map_err(|_| MvccError::damaged("a member's record"))?);
         more = cursor.next()?;
     }
-    Ok(Some((Cluster::restore(id, members), own)))
+    Ok(members)
 }
 
 pub fn set_identity(store: &mut Store, cluster: &Cluster, own: u64) -> Result<(), Corruption> {

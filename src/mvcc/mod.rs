@@ -4,7 +4,7 @@
 //! any revision from the bound of compaction on; the changes can be followed in their order.
 //!
 //! - [`keys`], [`record`], [`revision`]: what is where in the trees, byte by byte.
-//! - [`reader`], [`range`], [`stream`], [`count`], [`compare`], [`changes`], [`hash`]: reading.
+//! - [`reader`], [`range`], [`stream`], [`count`], [`compare`], [`changes`], [`hash`], [`export`]: reading.
 //! - [`write`], [`txn`], [`compact`]: changing.
 //!
 //! Invariants:
@@ -24,6 +24,7 @@ mod compact;
 mod compare;
 mod count;
 mod error;
+pub mod export;
 mod hash;
 mod keys;
 mod range;

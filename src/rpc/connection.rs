@@ -14,6 +14,7 @@ use super::keepalive::KeepAliveCall;
 use super::limits;
 use super::method::Method;
 use super::range_stream::RangeStreamCall;
+use super::snapshot::SnapshotCall;
 use super::watch::WatchCall;
 use crate::grpc;
 use crate::h2::{self, StreamId};
@@ -57,6 +58,7 @@ pub enum Call {
     Watch(WatchCall),
     KeepAlive(KeepAliveCall),
     RangeStream(Box<RangeStreamCall>),
+    Snapshot(Box<SnapshotCall>),
     /// `grpc.health.v1.Health/Watch`: told once, and again when it changes.
     HealthWatch,
 }
@@ -73,7 +75,7 @@ impl Call {
             Call::Open(call) => Some(&mut call.decoder),
             Call::Watch(call) => Some(&mut call.decoder),
             Call::KeepAlive(call) => call.decoder(),
-            Call::Waiting | Call::RangeStream(_) | Call::HealthWatch => None,
+            Call::Waiting | Call::RangeStream(_) | Call::Snapshot(_) | Call::HealthWatch => None,
         }
     }
 }

@@ -109,6 +109,7 @@ impl Server {
                 self.core.keep_alive(&mut self.connections, caller, message, now_ms)
             }
             Method::RangeStream => self.core.range_stream(&mut self.connections, caller, message),
+            Method::Snapshot => self.core.snapshot(&mut self.connections, caller, message),
             Method::HealthWatch => self.core.health_watch(&mut self.connections, caller, message),
             _ => {
                 connection.wait(stream);
@@ -137,7 +138,8 @@ impl Server {
                     self.finish_stream(id, stream);
                 }
             }
-            Some(Call::Waiting | Call::RangeStream(_) | Call::HealthWatch) | None => {}
+            Some(Call::Waiting | Call::RangeStream(_) | Call::Snapshot(_) | Call::HealthWatch)
+            | None => {}
         }
     }
 
@@ -217,12 +219,14 @@ impl Core {
             Method::HashKv => self.hash_kv(caller, message),
             Method::Defragment => self.defragment(caller, message),
             Method::HealthCheck => self.health_check(message),
-            Method::Watch | Method::LeaseKeepAlive | Method::RangeStream | Method::HealthWatch => {
-                Answer::Now(Err(RpcError::new(
-                    Code::Internal,
-                    "a streaming method was called as a unary one",
-                )))
-            }
+            Method::Watch
+            | Method::LeaseKeepAlive
+            | Method::RangeStream
+            | Method::Snapshot
+            | Method::HealthWatch => Answer::Now(Err(RpcError::new(
+                Code::Internal,
+                "a streaming method was called as a unary one",
+            ))),
         }
     }
 }

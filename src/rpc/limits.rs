@@ -40,3 +40,10 @@ pub const DEADLINE_SCAN_MS: u64 = 100;
 /// An HTTP/1.1 request head, in bytes; and the number of its headers.
 pub const HTTP1_HEAD_MAX_BYTES: usize = 16 << 10;
 pub const HTTP1_HEADERS_MAX: usize = 64;
+
+/// Snapshots that are sent at once. Chosen: each pins a state, whose pages the file keeps meanwhile.
+pub const SNAPSHOTS_MAX: usize = 4;
+
+/// Content that one slice of a snapshot looks at, so that a slice takes a fraction of a
+/// millisecond; a multiple of a message.
+pub const SNAPSHOT_SLICE_BYTES: usize = 128 << 10;

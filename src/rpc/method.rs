@@ -63,6 +63,7 @@ methods! {
     Hash, "etcdserverpb.Maintenance", "Hash", Unary;
     HashKv, "etcdserverpb.Maintenance", "HashKV", Unary;
     Defragment, "etcdserverpb.Maintenance", "Defragment", Unary;
+    Snapshot, "etcdserverpb.Maintenance", "Snapshot", ServerStream;
     HealthCheck, "grpc.health.v1.Health", "Check", Unary;
     HealthWatch, "grpc.health.v1.Health", "Watch", ServerStream;
 }

@@ -25,6 +25,7 @@ mod maintenance;
 mod method;
 mod metrics;
 mod range_stream;
+mod snapshot;
 mod validate;
 mod watch;
 
@@ -122,6 +123,8 @@ struct Core {
     stopping: bool,
     /// RangeStream calls that wait for their connection to take more.
     streaming: VecDeque<StreamKey>,
+    /// Snapshot calls.
+    snapshots: VecDeque<StreamKey>,
     /// Keep-alives of leases that have expired and are not revoked yet.
     expiring: FxHashMap<LeaseId, Vec<StreamKey>>,
     /// When watch streams look at the progress of their watchers.
@@ -133,6 +136,7 @@ struct Core {
     /// Watchers, or range streams, have more to send at once.
     behind_watchers: bool,
     behind_streams: bool,
+    behind_snapshots: bool,
 }
 
 impl Server {
@@ -154,6 +158,7 @@ impl Server {
                 hashes: VecDeque::new(),
                 stopping: false,
                 streaming: VecDeque::new(),
+                snapshots: VecDeque::new(),
                 expiring: FxHashMap::default(),
                 progress: BTreeMap::new(),
                 output: Output::default(),
@@ -161,6 +166,7 @@ impl Server {
                 drained: false,
                 behind_watchers: false,
                 behind_streams: false,
+                behind_snapshots: false,
             },
             connections: Connections::default(),
         }
@@ -201,7 +207,9 @@ impl Server {
 
     pub fn take_output(&mut self, id: ConnId, max: usize, out: &mut Vec<u8>) {
         self.connections.take_output(id, max, out);
-        let waiting = !self.core.streaming.is_empty() || self.core.hub.unsynced() > 0;
+        let core = &self.core;
+        let waiting =
+            !core.streaming.is_empty() || !core.snapshots.is_empty() || core.hub.unsynced() > 0;
         self.core.drained |= waiting && !out.is_empty();
     }
 
@@ -258,6 +266,7 @@ impl Server {
         core.feed_watchers(&mut self.connections)?;
         core.node.background(now_ms)?;
         core.feed_streams(&mut self.connections);
+        core.feed_snapshots(&mut self.connections);
         core.step_hashes(&mut self.connections)?;
         core.finish_waiting(&mut self.connections);
         core.notify_progress(&mut self.connections, now_ms);
@@ -293,7 +302,8 @@ impl Server {
     /// When `turn` has to be called at the latest.
     pub fn next_deadline(&self, now_ms: u64) -> u64 {
         let core = &self.core;
-        let busy = core.drained || core.behind_watchers || core.behind_streams;
+        let behind = core.behind_watchers || core.behind_streams || core.behind_snapshots;
+        let busy = core.drained || behind;
         if busy || !core.reads_new.is_empty() || !core.hashes.is_empty() {
             return now_ms;
         }
@@ -461,6 +471,7 @@ impl Core {
             | Call::Waiting
             | Call::KeepAlive(_)
             | Call::RangeStream(_)
+            | Call::Snapshot(_)
             | Call::HealthWatch => {}
         }
     }

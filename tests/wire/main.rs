@@ -3,6 +3,7 @@
 //! `RINGD_BIN` names another server binary to test. Tests that need programs which are not there (`tests/tools/build`
 //! makes them from Go sources, `tests/tools/install-debian` gets the old etcdctl) say so in one line.
 
+mod backup;
 mod client;
 mod differential;
 mod etcdctl;
