@@ -22,6 +22,7 @@ const FORMAT_FILES: &[&str] = &[
     "src/store/meta.rs",
     "src/store/run.rs",
     "src/node/record.rs",
+    "src/node/snapshot/format.rs",
     "src/mvcc/keys.rs",
     "src/mvcc/record.rs",
     "src/apply/state.rs",

@@ -25,7 +25,7 @@ const EDGES: &[(&str, &[&str])] = &[
     ("apply", &["mvcc", "lease", "membership", "store", "proto"]),
     // Composition: what the simulator runs as well.
     ("node", &["apply", "membership", "mvcc", "lease", "raft", "wal", "store", "proto"]),
-    // Services. The types of `wal` and `store` only pass through, to the shell and back.
+    // Services. The types of `wal`, `raft` and `store` only pass through, to the shell and back.
     (
         "rpc",
         &[
@@ -37,6 +37,7 @@ const EDGES: &[(&str, &[&str])] = &[
             "h2",
             "grpc",
             "proto",
+            "raft",
             "store",
             "wal",
             "bbolt",

@@ -139,6 +139,10 @@ impl Export {
                 .into_iter()
                 .map(|member| (Member::key(member.id).into_bytes(), member.encode()))
                 .collect(),
+            "members_removed" => state::removed(view)?
+                .into_iter()
+                .map(|id| (Member::key(id).into_bytes(), b"removed".to_vec()))
+                .collect(),
             "meta" => self.meta(view)?,
             _ => Vec::new(),
         };

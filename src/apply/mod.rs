@@ -12,16 +12,17 @@
 mod alarm;
 pub mod envelope;
 pub mod export;
+mod members;
 mod state;
 
 use prost::Message;
 
 pub use alarm::Alarms;
-pub use state::identity;
+pub use state::{adopt, identity};
 
 use crate::lease::{LeaseId, Lessor, TTL_MAX_S};
-use crate::membership::Cluster;
-use crate::mvcc::{Interval, Mvcc, MvccError};
+use crate::membership::{ChangeError, Cluster};
+use crate::mvcc::{HashKv, Interval, Mvcc, MvccError};
 use crate::proto::etcdserverpb::{
     AlarmRequest, AlarmType, CompactionRequest, LeaseGrantRequest, LeaseGrantResponse,
     LeaseRevokeRequest, PutRequest, TxnRequest, alarm_request::AlarmAction, request_op,
@@ -59,6 +60,8 @@ pub enum ApplyError {
     NoSpace,
     #[error("corrupt cluster")]
     Corrupt,
+    #[error(transparent)]
+    Change(#[from] ChangeError),
 }
 
 /// The outcome of one entry. `id` is the proposer's, 0 for an entry that nobody waits for.
@@ -73,11 +76,20 @@ pub struct Outcome {
 pub enum Notice {
     LeaseRevoked(LeaseId),
     AlarmsChanged,
+    /// Members have come or gone, or are reached elsewhere.
+    MembersChanged,
+    /// All state is another member's now: much may have happened at once.
+    StateReplaced,
 }
 
+#[derive(Clone, Debug)]
 pub struct Options {
     /// The least time to live that a lease is given, in seconds (etcd: a function of the election timeout).
     pub lease_ttl_min_s: i64,
+    /// A new store is that of a member which joins a cluster that is there already: it begins with
+    /// nothing and gets the state from the others. The members it is given are hints where to find
+    /// them. Without effect on a store that has an identity.
+    pub joins: bool,
 }
 
 pub struct Applier {
@@ -110,8 +122,10 @@ impl Applier {
         if state::identity(&store)?.is_none() {
             state::set_identity(&mut store, &cluster, member_id)?;
             // The founding members are a first entry that no log holds.
-            state::set_applied(&mut store, FOUNDING_INDEX, FOUNDING_TERM)?;
-            store.commit(FOUNDING_INDEX);
+            let (index, term) =
+                if options.joins { (0, 0) } else { (FOUNDING_INDEX, FOUNDING_TERM) };
+            state::set_applied(&mut store, index, term)?;
+            store.commit(index);
         }
         let (applied_index, applied_term) = state::applied(&store)?;
         Ok(Applier {
@@ -131,6 +145,10 @@ impl Applier {
         self.applied_index
     }
 
+    pub fn options(&self) -> &Options {
+        &self.options
+    }
+
     pub fn applied_term(&self) -> u64 {
         self.applied_term
     }
@@ -143,9 +161,7 @@ impl Applier {
         data: &bytes::Bytes,
         now_ms: u64,
     ) -> Result<Outcome, Corruption> {
-        assert_eq!(index, self.applied_index + 1, "entries are applied one by one, in their order");
-        self.applied_index = index;
-        self.applied_term = term;
+        self.advance(index, term);
         if data.is_empty() {
             // The entry by which a new leader learns what is committed.
             return Ok(Outcome { id: 0, result: Ok(self.reply(Vec::new())) });
@@ -159,6 +175,12 @@ impl Applier {
         }
     }
 
+    fn advance(&mut self, index: u64, term: u64) {
+        assert_eq!(index, self.applied_index + 1, "entries are applied one by one, in their order");
+        self.applied_index = index;
+        self.applied_term = term;
+    }
+
     /// Ends the store transaction: everything applied so far becomes one state with its index.
     pub fn commit(&mut self) -> Result<(), Corruption> {
         state::set_applied(&mut self.store, self.applied_index, self.applied_term)?;
@@ -169,6 +191,36 @@ impl Applier {
     /// The number of keys at the current revision.
     pub fn key_count(&self) -> Result<u64, MvccError> {
         self.mvcc.reader(self.store.view()).count(Interval::new(b"\0", b"\0"), 0)
+    }
+
+    /// A hash of all that members must agree on at the same applied index. Reads the whole state;
+    /// for the tests of several members. How far a compaction has come is left out: each removes
+    /// what was given up in its own time.
+    pub fn digest(&self) -> Result<u64, MvccError> {
+        let view = self.store.view();
+        let reader = self.mvcc.reader(view);
+        let mut history = HashKv::begin(&reader, 0)?;
+        let value = loop {
+            if let Some(value) = history.step(&reader, usize::MAX)? {
+                break value;
+            }
+        };
+        let mut state = crc32c::crc32c(&self.cluster.id.to_be_bytes());
+        for tree in [state::META, state::LEASE] {
+            let mut cursor = view.cursor(tree);
+            let mut found = cursor.first()?;
+            while found {
+                if state::is_replicated(tree, cursor.key()) {
+                    state = crc32c::crc32c_append(state, cursor.key());
+                    state = crc32c::crc32c_append(state, cursor.value()?);
+                }
+                found = cursor.next()?;
+            }
+        }
+        let bounds = value.hash_revision.to_be_bytes();
+        state = crc32c::crc32c_append(state, &bounds);
+        state = crc32c::crc32c_append(state, &value.compact_revision.to_be_bytes());
+        Ok(u64::from(value.hash) << 32 | u64::from(state))
     }
 
     /// Bytes that the store takes: its file, or what the next checkpoint makes of it.

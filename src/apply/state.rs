@@ -4,6 +4,9 @@
 //! META tree   "apply/index"            applied index, u64 BE ++ its term, u64 BE
 //!             "cluster"                cluster id, u64 BE ++ this member's id, u64 BE
 //!             "member/" ++ member id, lower-case hexadecimal    JSON, as in etcd's members bucket
+//!             "removed/" ++ id, as above           empty: it was a member once
+//!             "raft/configuration"     who votes and who learns, as encoded by raft; not there
+//!                                      before the first change: then the members above
 //!             "alarm/" ++ member BE ++ alarm BE    empty
 //! LEASE tree  lease id, 8 bytes BE     leasepb.Lease
 //! ```
@@ -21,6 +24,8 @@ pub const LEASE: Tree = Tree(3);
 const APPLIED: &[u8] = b"apply/index";
 const CLUSTER: &[u8] = b"cluster";
 const MEMBER: &[u8] = b"member/";
+const REMOVED: &[u8] = b"removed/";
+const CONFIGURATION: &[u8] = b"raft/configuration";
 
 /// The index and term of the last applied entry; zeros in a new store.
 pub fn applied(store: &Store) -> Result<(u64, u64), MvccError> {
@@ -45,7 +50,8 @@ fn words(record: &[u8]) -> Option<(u64, u64)> {
 pub fn identity(store: &Store) -> Result<Option<(Cluster, u64)>, MvccError> {
     let Some(record) = store.view().get(META, CLUSTER)? else { return Ok(None) };
     let (id, own) = words(record).ok_or_else(|| MvccError::damaged("the cluster's id"))?;
-    Ok(Some((Cluster::restore(id, members(store.view())?), own)))
+    let view = store.view();
+    Ok(Some((Cluster::restore(id, members(view)?).with_removed(removed(view)?), own)))
 }
 
 /// The members that a state of the store has.
@@ -59,6 +65,49 @@ pub fn members(view: View<'_>) -> Result<Vec<Member>, MvccError> {
         more = cursor.next()?;
     }
     Ok(members)
+}
+
+/// The ids that were members once.
+pub fn removed(view: View<'_>) -> Result<Vec<u64>, MvccError> {
+    let mut removed = Vec::new();
+    let mut cursor = view.cursor(META);
+    let mut more = cursor.seek(REMOVED)?;
+    while more && let Some(key) = cursor.key().strip_prefix(REMOVED) {
+        let id = std::str::from_utf8(key).ok().and_then(|hex| u64::from_str_radix(hex, 16).ok());
+        removed.push(id.ok_or_else(|| MvccError::damaged("a removed member's record"))?);
+        more = cursor.next()?;
+    }
+    Ok(removed)
+}
+
+/// Makes the state of another member, which stands at `applied`, that of member `own`: only the id
+/// differs. False if it is not a state of this cluster, or another one.
+pub fn adopt(store: &mut Store, cluster: u64, own: u64, at: (u64, u64)) -> bool {
+    let fits = matches!(identity(store), Ok(Some((found, _))) if found.id == cluster)
+        && matches!(applied(store), Ok(found) if found == at);
+    fits && store.put(META, CLUSTER, &two_words(cluster, own), false).is_ok()
+}
+
+/// Whether a record is the same on all members at the same applied index: not the own id, and not
+/// how far this member has come with removing what a compaction gave up.
+pub fn is_replicated(tree: Tree, key: &[u8]) -> bool {
+    tree != META || (key != CLUSTER && !key.starts_with(b"mvcc/"))
+}
+
+/// The configuration in effect at the applied index, as raft encodes it; none before the first
+/// change.
+pub fn configuration(store: &Store) -> Result<Option<&[u8]>, Corruption> {
+    store.view().get(META, CONFIGURATION)
+}
+
+pub fn set_configuration(store: &mut Store, encoded: &[u8]) -> Result<(), Corruption> {
+    store.put(META, CONFIGURATION, encoded, false)
+}
+
+pub fn remove_member(store: &mut Store, id: u64) -> Result<(), Corruption> {
+    let key = Member::key(id);
+    store.delete(META, &[MEMBER, key.as_bytes()].concat())?;
+    store.put(META, &[REMOVED, key.as_bytes()].concat(), b"", false)
 }
 
 pub fn set_identity(store: &mut Store, cluster: &Cluster, own: u64) -> Result<(), Corruption> {

@@ -3,13 +3,16 @@
 //! IDs are computed as etcd computes them, so that a cluster made with the same flags has the same
 //! IDs, and data can be moved in either direction. A record is the JSON of etcd's `members` bucket.
 //!
-//! Invariants: no two members have the same ID; the cluster's ID is made once, of the members it
-//! starts with, and never changes afterwards.
+//! Invariants: no two members have the same ID; the ID of a member that was removed is never one
+//! again; the cluster's ID is made once, of the members it starts with, and never changes afterwards.
 //!
 //! Knows nothing of Raft's view of the members, of the store's trees, or of the network.
 
-use std::collections::BTreeMap;
+mod change;
 
+use std::collections::{BTreeMap, BTreeSet};
+
+pub use change::{Change, ChangeError, ProposedChange};
 use serde::{Deserialize, Serialize};
 use sha1::{Digest, Sha1};
 
@@ -81,6 +84,7 @@ impl Member {
 pub struct Cluster {
     pub id: u64,
     members: BTreeMap<u64, Member>,
+    removed: BTreeSet<u64>,
 }
 
 /// Two members whose IDs are the same, which takes the same peer URLs.
@@ -114,7 +118,23 @@ impl Cluster {
 
     /// A cluster that was stored: its ID, and its members in any order.
     pub fn restore(id: u64, members: impl IntoIterator<Item = Member>) -> Self {
-        Self { id, members: members.into_iter().map(|m| (m.id, m)).collect() }
+        let members = members.into_iter().map(|m| (m.id, m)).collect();
+        Self { id, members, removed: BTreeSet::new() }
+    }
+
+    /// The same with the IDs that were members once.
+    pub fn with_removed(self, removed: impl IntoIterator<Item = u64>) -> Self {
+        Self { removed: removed.into_iter().collect(), ..self }
+    }
+
+    /// Whether the ID was that of a member. It never is one again.
+    pub fn is_removed(&self, id: u64) -> bool {
+        self.removed.contains(&id)
+    }
+
+    /// The IDs that were members once, in ascending order.
+    pub fn removed(&self) -> impl Iterator<Item = u64> {
+        self.removed.iter().copied()
     }
 
     /// In ascending order of the IDs, which is the order of etcd's member list.
@@ -135,8 +155,11 @@ impl Cluster {
         self.members.insert(member.id, member)
     }
 
+    /// Removes a member for ever.
     pub fn remove(&mut self, id: u64) -> Option<Member> {
-        self.members.remove(&id)
+        let member = self.members.remove(&id)?;
+        self.removed.insert(id);
+        Some(member)
     }
 
     pub fn voters(&self) -> impl Iterator<Item = &Member> {

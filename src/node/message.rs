@@ -44,13 +44,37 @@ pub enum PeerMessage {
         remaining_s: i64,
     },
     Snapshot(SnapshotMessage),
+    /// What is the hash of the history up to `revision`?
+    HashKv {
+        context: u64,
+        revision: i64,
+    },
+    /// Comparable only with one made with the same bound of compaction.
+    HashKvIs {
+        context: u64,
+        revision: i64,
+        compact_revision: i64,
+        hash: u32,
+    },
+    /// The receiver has been removed from the cluster, for ever.
+    Gone,
 }
 
 /// Why the leader did not append a proposal, or the receiver is not one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Refusal {
     NotLeader,
+    /// Not now: leadership is on its way to another member, or a change of the members is under way.
+    Later,
     TooManyRequests,
+    /// It can never become an entry.
+    Invalid,
+    /// The change of the members could cost the cluster its quorum: not all members are heard from.
+    Unhealthy,
+    /// The change of the members could cost the cluster its quorum: some have never been started.
+    NotEnoughStarted,
+    /// The learner to be promoted is too far behind.
+    LearnerNotReady,
 }
 
 /// The state of a member on its way to another, in pieces that are acknowledged. `transfer` names
@@ -109,6 +133,9 @@ impl PeerMessage {
             | PeerMessage::LeaseRenewed { .. }
             | PeerMessage::LeaseTimeToLive { .. }
             | PeerMessage::LeaseTimeToLiveIs { .. }
+            | PeerMessage::HashKv { .. }
+            | PeerMessage::HashKvIs { .. }
+            | PeerMessage::Gone
             | PeerMessage::Snapshot(_) => Class::Urgent,
         }
     }

@@ -16,46 +16,56 @@
 mod checkpoint;
 mod compactor;
 mod defrag;
+mod hash_check;
+mod leases;
+mod limits;
+mod members;
 mod message;
+mod peers;
+mod proposals;
 mod record;
+mod recovery;
+mod snapshot;
 #[cfg(test)]
 mod tests;
 
 use std::collections::VecDeque;
 
-use bytes::Bytes;
 use prost::Message;
 
 pub use compactor::Retention;
+pub use leases::LeaseAnswer;
 pub use message::{Class, PeerMessage, Refusal, SnapshotMessage};
-pub use record::{ENTRY, HARD_STATE, METADATA, Metadata};
+pub use peers::Late;
+pub use proposals::ProposeError;
+pub use record::{ENTRY, HARD_STATE, METADATA, Metadata, SNAPSHOT};
+pub use recovery::{OpenError, Recovered};
+pub use snapshot::{SnapshotCounts, SnapshotOp};
 
 use crate::apply::envelope::{self, Kind};
 use crate::apply::{Applier, Notice, Outcome};
 use crate::lease::LeaseId;
-use crate::mvcc::MvccError;
 use crate::proto::etcdserverpb::{
     AlarmRequest, AlarmType, CompactionRequest, LeaseRevokeRequest, alarm_request::AlarmAction,
 };
 use crate::proto::membershippb::{Attributes, ClusterMemberAttrSetRequest};
 use crate::raft::{
-    self, Configuration, Entry, EntryKind, HardState, LogIndex, NodeId, Raft, RestoreError, Term,
+    self, Entry, EntryKind, LogIndex, NodeId, Persist, Raft, Role, SoftState, StepError, Term,
     Token,
 };
 use crate::store::{self, Corruption};
 use checkpoint::CheckpointPolicy;
 use compactor::Compactor;
 use defrag::Defrag;
-
-/// Leases that are revoked in one turn; etcd: 500 each half second.
-const LEASE_REVOKES_PER_TURN: usize = 500;
-/// Changes that one slice of a physical compaction looks at, so that a slice stays far under a
-/// millisecond.
-const COMPACTION_SLICE: usize = 128;
-/// Entries that are applied before the loop may do something else.
-const APPLY_ENTRIES_MAX: usize = 4_096;
-/// Dirty pages of the store beyond which no proposal is taken until a checkpoint has caught up.
-const DIRTY_BYTES_MAX: u64 = 512 << 20;
+use hash_check::HashCheck;
+use leases::LeaseQuestions;
+use limits::{
+    APPLY_ENTRIES_MAX, COMPACTION_SLICE, DIRTY_BYTES_MAX, LEASE_REVOKES_PER_TURN,
+    LOG_KEPT_BYTES_MAX,
+};
+use peers::Heard;
+use proposals::Proposals;
+use snapshot::{Incoming, Outgoing};
 
 #[derive(Clone, Debug)]
 pub struct Options {
@@ -68,80 +78,39 @@ pub struct Options {
     pub quota_bytes: Option<u64>,
     pub request_bytes_max: usize,
     pub pending_max: usize,
+    /// After so long without an outcome nothing is known of a proposal any more.
+    pub patience_ms: u64,
     pub retention: Retention,
-    /// Start of the ids of proposals and leases: differs from one start of a process to the next.
+    /// Applied entries between two cuts of the log in memory, and how many stay behind one for
+    /// followers that are slow (`--snapshot-count`, `--snapshot-catchup-entries`).
+    pub snapshot_count: u64,
+    pub catch_up_entries: u64,
+    /// How often the members compare hashes of their history.
+    pub corrupt_check_ms: Option<u64>,
+    /// Refuse changes of the members that put the quorum at risk.
+    pub strict_reconfig_check: bool,
+    /// Start of the ids of proposals and leases: differs from one start of a process to the next,
+    /// and from one member to the other.
     pub first_id: u64,
     /// Seed of the randomized election timeouts.
     pub seed: u64,
 }
 
-/// Why a request did not become an entry.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum ProposeError {
-    NoLeader,
-    TooManyRequests,
-    TooLarge,
+impl Options {
+    /// What `Recovered::new` is to keep of the log for followers that are behind: entries, bytes.
+    pub fn kept_log(&self) -> (usize, usize) {
+        (usize::try_from(self.catch_up_entries).unwrap_or(usize::MAX), LOG_KEPT_BYTES_MAX / 2)
+    }
 }
 
-/// Why a member cannot start from what its disk holds.
-#[derive(Debug, thiserror::Error)]
-pub enum OpenError {
+/// Why a member must end.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum StopReason {
+    #[error("this member has been permanently removed from the cluster")]
+    Removed,
+    /// What members hold contradicts what they have acknowledged.
     #[error("{0}")]
-    State(#[from] MvccError),
-    #[error("the log belongs to member {log:x?}, the command line names member {configured:x?}")]
-    Foreign { log: Metadata, configured: Metadata },
-    #[error("the log has a gap: entry {found} follows entry {expected_after}")]
-    Gap { expected_after: u64, found: u64 },
-    #[error("the log has an unreadable record of kind {kind}")]
-    Record { kind: u8 },
-    #[error("the log and the store do not fit together: {0}")]
-    Restore(#[from] RestoreError),
-}
-
-/// What was read from the log, collected record by record while it is recovered.
-#[derive(Default)]
-pub struct Recovered {
-    metadata: Option<Metadata>,
-    hard_state: HardState,
-    entries: VecDeque<Entry>,
-    error: Option<OpenError>,
-}
-
-impl Recovered {
-    /// Takes one record. `applied` is the index up to which the store needs no entries.
-    pub fn visit(&mut self, applied: u64, kind: u8, index: u64, data: Bytes) {
-        if self.error.is_some() {
-            return;
-        }
-        let understood = match kind {
-            METADATA => {
-                record::decode_metadata(&data).map(|metadata| self.metadata = Some(metadata))
-            }
-            HARD_STATE => record::decode_hard_state(&data).map(|state| self.hard_state = state),
-            ENTRY => record::decode_entry(index, data).map(|entry| self.entry(applied, entry)),
-            _ => None,
-        };
-        if understood.is_none() {
-            self.error = Some(OpenError::Record { kind });
-        }
-    }
-
-    /// A later entry with an index that is already there replaces it and what follows it.
-    fn entry(&mut self, applied: u64, entry: Entry) {
-        if entry.index.0 <= applied {
-            self.entries.clear();
-            return;
-        }
-        while self.entries.back().is_some_and(|last| last.index >= entry.index) {
-            self.entries.pop_back();
-        }
-        let before = self.entries.back().map_or(applied, |last| last.index.0);
-        if entry.index.0 != before + 1 {
-            self.error = Some(OpenError::Gap { expected_after: before, found: entry.index.0 });
-            return;
-        }
-        self.entries.push_back(entry);
-    }
+    Contradiction(StepError),
 }
 
 /// What the node wants the outside to know after a turn.
@@ -153,6 +122,12 @@ pub struct Output {
     /// Contexts of reads that have to be asked for again.
     pub lost_reads: Vec<u64>,
     pub notices: Vec<Notice>,
+    /// Answers to questions about leases, by their numbers.
+    pub lease_answers: Vec<(u64, LeaseAnswer)>,
+    /// Proposals that will never become entries.
+    pub refusals: Vec<(u64, Refusal)>,
+    /// To be sent at once. Each may be lost; those to one member should keep their order.
+    pub messages: Vec<(NodeId, PeerMessage)>,
 }
 
 pub struct Node {
@@ -167,14 +142,44 @@ pub struct Node {
     /// Reads that wait for an applied index.
     reads: VecDeque<(u64, LogIndex)>,
     lost_reads: Vec<u64>,
-    pending: usize,
+    last_read: u64,
+    proposals: Proposals,
+    refusals: Vec<(u64, Refusal)>,
+    messages: Vec<(NodeId, PeerMessage)>,
+    /// The other members, as they were heard.
+    heard: Vec<Heard>,
     next_id: u64,
+    now_ms: u64,
     next_tick_ms: u64,
+    leadership: Leadership,
+    /// States on their way to other members, and one on its way here.
+    lease_questions: LeaseQuestions,
+    hash_check: HashCheck,
+    outgoing: Outgoing,
+    incoming: Option<Incoming>,
+    /// Operations of the store that are not done.
+    store_ops_out: usize,
+    /// The others said that this member was removed.
+    is_gone: bool,
+    stop_reason: Option<StopReason>,
     compactor: Compactor,
     checkpoint: CheckpointPolicy,
     defrag: Defrag,
-    nospace_proposed: bool,
-    published: bool,
+    /// Not to be proposed again before.
+    nospace_retry_ms: u64,
+    publish_retry_ms: u64,
+}
+
+/// Who led when, for operators and for the errors of requests that took too long.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Leadership {
+    pub leader: Option<NodeId>,
+    /// Since when it is so.
+    pub since_ms: u64,
+    /// When a leader was last elected.
+    pub elected_ms: u64,
+    /// Leaders seen.
+    pub changes: u64,
 }
 
 impl Node {
@@ -185,15 +190,13 @@ impl Node {
         options: Options,
         now_ms: u64,
     ) -> Result<Node, OpenError> {
-        if let Some(error) = recovered.error {
-            return Err(error);
-        }
         if let Some(found) = recovered.metadata
             && found != options.metadata
         {
             return Err(OpenError::Foreign { log: found, configured: options.metadata });
         }
         let mut hard_state = recovered.hard_state;
+        let (start, entries) = recovered.into_log()?;
         let applied = applier.applied_index();
         // A commit index may be behind what a checkpoint has made durable: it is written lazily.
         hard_state.commit = LogIndex(hard_state.commit.0.max(applied));
@@ -202,22 +205,23 @@ impl Node {
         log.set_preamble(METADATA, 0, &record::encode_metadata(options.metadata));
         log.set_preamble(HARD_STATE, 0, &record::encode_hard_state(&hard_state));
 
-        let voters = applier.cluster.voters().map(|member| NodeId(member.id));
         let config = raft::Config {
             election_ticks: (options.election_ms / options.heartbeat_ms).max(2) as u32,
             seed: options.seed,
             incarnation: options.first_id,
             ..raft::Config::new(NodeId(options.metadata.member_id))
         };
+        let configuration = members::configuration(&applier)?;
+        let is_alone = configuration.is_sole_voter(config.id);
         let mut raft = Raft::new(
             config,
             hard_state,
-            Configuration::of_voters(voters),
-            (LogIndex(applied), Term(applier.applied_term())),
-            recovered.entries.into(),
+            configuration,
+            (start.index, start.term),
+            entries,
             LogIndex(applied),
         )?;
-        if applier.cluster.voters().count() == 1 {
+        if is_alone {
             raft.campaign();
         }
         let mut checkpoint = CheckpointPolicy::new(now_ms);
@@ -225,6 +229,8 @@ impl Node {
             // Who this member is should not depend on the command line any longer.
             checkpoint.demand();
         }
+        let lease_questions = LeaseQuestions::new(options.first_id);
+        let hash_check = HashCheck::new(options.corrupt_check_ms, now_ms, options.first_id);
         Ok(Node {
             compactor: Compactor::new(options.retention, now_ms),
             checkpoint,
@@ -239,9 +245,22 @@ impl Node {
             committed: VecDeque::new(),
             reads: VecDeque::new(),
             lost_reads: Vec::new(),
-            pending: 0,
-            nospace_proposed: false,
-            published: false,
+            last_read: 0,
+            proposals: Proposals::default(),
+            refusals: Vec::new(),
+            messages: Vec::new(),
+            heard: Vec::new(),
+            now_ms,
+            leadership: Leadership { since_ms: now_ms, ..Leadership::default() },
+            lease_questions,
+            hash_check,
+            outgoing: Outgoing::default(),
+            incoming: None,
+            store_ops_out: 0,
+            is_gone: false,
+            stop_reason: None,
+            nospace_retry_ms: 0,
+            publish_retry_ms: 0,
         })
     }
 
@@ -253,8 +272,32 @@ impl Node {
         self.options.metadata
     }
 
-    pub fn pending_proposals(&self) -> usize {
-        self.pending
+    /// The time of the last turn or message.
+    pub fn now_ms(&self) -> u64 {
+        self.now_ms
+    }
+
+    /// Who led when.
+    pub fn leadership(&self) -> Leadership {
+        self.leadership
+    }
+
+    /// Why this member has to end, if it has.
+    pub fn stop_reason(&self) -> Option<StopReason> {
+        self.stop_reason.or_else(|| self.is_removed().then_some(StopReason::Removed))
+    }
+
+    /// Hands leadership to another voter, who is brought up to date first. Proposals that come
+    /// meanwhile wait for the next leader.
+    pub fn transfer_leadership(&mut self, to: NodeId) -> Result<(), raft::TransferError> {
+        self.raft.transfer_leadership(to)
+    }
+
+    /// The voter to whom leadership can be handed soonest.
+    pub fn successor(&self) -> Option<NodeId> {
+        let voters = self.peers().map(|(id, _)| id);
+        let voters = voters.filter(|id| self.raft.configuration().is_voter(*id));
+        voters.filter(|id| self.is_heard(*id)).max_by_key(|id| self.raft.matched(*id))
     }
 
     /// An id that no other proposal and no lease of this start has.
@@ -263,32 +306,14 @@ impl Node {
         self.next_id
     }
 
-    /// Proposes an encoded message of `kind`. The outcome carries the id that is returned.
-    pub fn propose(&mut self, kind: Kind, request: &[u8]) -> Result<u64, ProposeError> {
-        if self.pending >= self.options.pending_max || self.is_choked() {
-            return Err(ProposeError::TooManyRequests);
+    /// Asks for a linearizable read. What is returned names it: it comes back in `Output::reads`,
+    /// or in `Output::lost_reads` when it has to be asked for again.
+    pub fn read(&mut self) -> u64 {
+        self.last_read += 1;
+        if self.raft.read_index(self.last_read).is_err() {
+            self.lost_reads.push(self.last_read);
         }
-        let id = self.fresh_id();
-        let entry = envelope::wrap(id, kind, request);
-        if entry.len() > self.options.request_bytes_max {
-            return Err(ProposeError::TooLarge);
-        }
-        match self.raft.propose(entry.into()) {
-            Ok(_) => {
-                self.pending += 1;
-                Ok(id)
-            }
-            Err(raft::ProposeError::NoLeader) => Err(ProposeError::NoLeader),
-            Err(_) => Err(ProposeError::TooManyRequests),
-        }
-    }
-
-    /// Asks for a linearizable read. `context` comes back in `Output::reads`, or in
-    /// `Output::lost_reads` when it has to be asked for again.
-    pub fn read(&mut self, context: u64) {
-        if self.raft.read_index(context).is_err() {
-            self.lost_reads.push(context);
-        }
+        self.last_read
     }
 
     /// Whether requests can be served: a leader is known, if it is this member, it knows what is
@@ -340,7 +365,7 @@ impl Node {
     fn raise_nospace(&mut self) {
         let member_id = self.options.metadata.member_id;
         let raised = self.applier.alarms.raised_by(member_id, AlarmType::Nospace);
-        if raised || self.nospace_proposed {
+        if raised || self.now_ms < self.nospace_retry_ms {
             return;
         }
         let request = AlarmRequest {
@@ -348,21 +373,34 @@ impl Node {
             member_id,
             alarm: AlarmType::Nospace as i32,
         };
-        self.nospace_proposed = self.propose(Kind::Alarm, &request.encode_to_vec()).is_ok();
+        if self.propose(Kind::Alarm, &request.encode_to_vec()).is_ok() {
+            self.nospace_retry_ms = self.now_ms + self.options.patience_ms;
+        }
     }
 
     /// Moves everything forward as far as it goes without the disk.
     pub fn turn(&mut self, now_ms: u64, output: &mut Output) -> Result<(), Corruption> {
+        self.now_ms = self.now_ms.max(now_ms);
         self.tick(now_ms);
         self.publish();
         self.expire_leases(now_ms);
         self.auto_compact(now_ms);
+        self.retry_proposals();
+        self.confirm_lease_questions();
         self.advance_raft();
-        self.apply_committed(now_ms, output)?;
+        // What is behind a change of the members is handed out when that is applied.
+        while self.apply_committed(now_ms, output)? {
+            self.advance_raft();
+        }
+        self.receive_snapshot();
+        self.send_snapshots()?;
         self.serve_reads(output);
         output.notices.append(&mut self.applier.notices);
+        self.conclude_leases(output);
+        output.refusals.append(&mut self.refusals);
+        output.messages.append(&mut self.messages);
         if output.notices.contains(&Notice::AlarmsChanged) {
-            self.nospace_proposed = false;
+            self.nospace_retry_ms = 0;
         }
         Ok(())
     }
@@ -374,6 +412,7 @@ impl Node {
             self.applier.compact_step(COMPACTION_SLICE)?;
             self.applier.commit()?;
         }
+        self.check_hashes()?;
         self.defrag.run(&mut self.applier, &mut self.checkpoint)?;
         self.checkpoint.run(&mut self.applier.store, now_ms);
         Ok(())
@@ -382,7 +421,8 @@ impl Node {
     /// When `turn` has to be called at the latest.
     pub fn next_deadline(&self, now_ms: u64) -> u64 {
         let busy = !self.committed.is_empty() || self.applier.mvcc.compaction_pending();
-        if busy || self.defrag.is_moving() {
+        let busy = busy || self.hash_check.is_busy();
+        if busy || self.defrag.is_moving() || self.is_sending() {
             return now_ms;
         }
         let mut deadline =
@@ -414,11 +454,7 @@ impl Node {
 
     /// Tells the cluster this member's name and addresses, if it knows others.
     fn publish(&mut self) {
-        if self.published || !self.is_caught_up() {
-            return;
-        }
-        if self.is_published() {
-            self.published = true;
+        if self.now_ms < self.publish_retry_ms || !self.is_caught_up() || self.is_published() {
             return;
         }
         let Options { metadata, name, client_urls, .. } = &self.options;
@@ -427,8 +463,9 @@ impl Node {
             member_id: metadata.member_id,
             member_attributes: Some(attributes),
         };
-        let proposed = self.propose(Kind::MemberAttributes, &request.encode_to_vec());
-        self.published = proposed.is_ok();
+        if self.propose(Kind::MemberAttributes, &request.encode_to_vec()).is_ok() {
+            self.publish_retry_ms = self.now_ms + self.options.election_ms;
+        }
     }
 
     fn auto_compact(&mut self, now_ms: u64) {
@@ -444,21 +481,20 @@ impl Node {
     fn advance_raft(&mut self) {
         while let Some(ready) = self.raft.ready() {
             if let Some(persist) = ready.persist {
-                let mut batch = None;
-                // The state goes first: what follows may end up in a later batch, and an entry must
-                // not be durable without its term.
-                if let Some(state) = &persist.hard_state {
-                    let bytes = record::encode_hard_state(state);
-                    batch = Some(self.log.append(HARD_STATE, 0, &[&bytes]));
-                    self.log.set_preamble(HARD_STATE, 0, &bytes);
+                match &mut self.incoming {
+                    Some(incoming) if incoming.is_installing() => {
+                        incoming.deferred.push_back(persist);
+                    }
+                    _ => self.write_persist(persist),
                 }
-                for entry in &persist.entries {
-                    let head = record::entry_head(entry);
-                    batch = Some(self.log.append(ENTRY, entry.index.0, &[&head, &entry.data]));
-                }
-                match batch {
-                    Some(batch) => self.in_log.push_back((batch, persist.token)),
-                    None => self.raft.persisted(persist.token),
+            }
+            if let Some(state) = ready.soft_state {
+                self.note_leadership(state);
+            }
+            for message in ready.messages {
+                match message.body {
+                    raft::Body::Snapshot { .. } => self.want_snapshot(message.to),
+                    _ => self.messages.push((message.to, PeerMessage::Raft(message))),
                 }
             }
             self.committed.extend(ready.committed);
@@ -467,9 +503,55 @@ impl Node {
         }
     }
 
-    fn apply_committed(&mut self, now_ms: u64, output: &mut Output) -> Result<(), Corruption> {
+    /// Writes into the log what Raft wants persisted, and tells it when that is durable.
+    fn write_persist(&mut self, persist: Persist) {
+        let mut batch = None;
+        if let Some(snapshot) = &persist.snapshot {
+            let bytes = record::encode_snapshot(snapshot.position);
+            batch = Some(self.log.append(SNAPSHOT, 0, &[&bytes]));
+        }
+        // The state goes first: what follows may end up in a later batch, and an entry must not be
+        // durable without its term.
+        if let Some(state) = &persist.hard_state {
+            let bytes = record::encode_hard_state(state);
+            batch = Some(self.log.append(HARD_STATE, 0, &[&bytes]));
+            self.log.set_preamble(HARD_STATE, 0, &bytes);
+        }
+        for entry in &persist.entries {
+            let head = record::entry_head(entry);
+            batch = Some(self.log.append(ENTRY, entry.index.0, &[&head, &entry.data]));
+        }
+        match batch {
+            Some(batch) => self.in_log.push_back((batch, persist.token)),
+            None => self.raft.persisted(persist.token),
+        }
+    }
+
+    fn note_leadership(&mut self, state: SoftState) {
+        let before = self.leadership.leader;
+        if state.leader == before {
+            return;
+        }
+        let now_ms = self.now_ms;
+        self.leadership.leader = state.leader;
+        self.leadership.since_ms = now_ms;
+        if state.leader.is_some() {
+            self.leadership.elected_ms = now_ms;
+            self.leadership.changes += 1;
+        }
+        if state.role == Role::Leader {
+            // It does not know when leases were last renewed. A former leader that has not noticed
+            // may renew some for another election timeout.
+            self.applier.lessor.extend_all(now_ms, self.options.election_ms);
+        }
+    }
+
+    /// Returns whether a change of the configuration was applied, which ends what is applied at
+    /// once.
+    fn apply_committed(&mut self, now_ms: u64, output: &mut Output) -> Result<bool, Corruption> {
         let mut applied = 0;
-        while let Some(entry) = self.committed.pop_front() {
+        let mut is_changed = false;
+        while !is_changed && let Some(entry) = self.committed.pop_front() {
             // Watchers are offered what came before a compaction before it is applied.
             if applied == APPLY_ENTRIES_MAX || (applied > 0 && envelope::is_compaction(&entry.data))
             {
@@ -477,39 +559,55 @@ impl Node {
                 break;
             }
             applied += 1;
-            let data = match entry.kind {
-                EntryKind::Normal => entry.data,
-                EntryKind::ConfChange => Bytes::new(),
+            let outcome = match entry.kind {
+                EntryKind::Normal => {
+                    self.applier.apply(entry.index.0, entry.term.0, &entry.data, now_ms)?
+                }
+                EntryKind::ConfChange => {
+                    is_changed = true;
+                    self.apply_change(&entry)?
+                }
             };
-            let outcome = self.applier.apply(entry.index.0, entry.term.0, &data, now_ms)?;
-            if self.is_own(outcome.id) {
-                self.pending = self.pending.saturating_sub(1);
-                output.outcomes.push(outcome);
-            }
+            self.conclude(outcome, output);
         }
         if applied > 0 {
             self.applier.commit()?;
-            let applied = LogIndex(self.applier.applied_index());
-            self.raft.applied(applied);
-            self.raft.compact(applied);
+            self.raft.applied(LogIndex(self.applier.applied_index()));
+            self.compact_log();
         }
-        Ok(())
+        Ok(is_changed)
     }
 
-    /// Whether a proposal was made by this start of this process.
-    fn is_own(&self, id: u64) -> bool {
-        id > self.options.first_id && id <= self.next_id
+    /// Forgets applied entries that no follower is likely to want. One that does gets a snapshot.
+    fn compact_log(&mut self) {
+        let applied = self.applier.applied_index();
+        let start = self.raft.start_index().0;
+        let catch_up = self.options.catch_up_entries;
+        let until = if self.raft.configuration().is_sole_voter(self.raft.id())
+            && self.applier.cluster.members().len() == 1
+        {
+            applied
+        } else if self.raft.log_bytes() > LOG_KEPT_BYTES_MAX {
+            start + (applied - start).div_ceil(2)
+        } else if applied - start > self.options.snapshot_count + catch_up {
+            applied - catch_up
+        } else {
+            return;
+        };
+        self.raft.compact(LogIndex(until));
     }
 
     fn serve_reads(&mut self, output: &mut Output) {
-        output.lost_reads.append(&mut self.lost_reads);
-        let applied = LogIndex(self.applier.applied_index());
-        while let Some(&(context, index)) = self.reads.front() {
-            if index > applied {
-                break;
+        for read in std::mem::take(&mut self.lost_reads) {
+            if !self.lease_read_done(read, false) {
+                output.lost_reads.push(read);
             }
-            output.reads.push(context);
-            self.reads.pop_front();
+        }
+        let applied = LogIndex(self.applier.applied_index());
+        while let Some((read, _)) = self.reads.pop_front_if(|(_, index)| *index <= applied) {
+            if !self.lease_read_done(read, true) {
+                output.reads.push(read);
+            }
         }
     }
 
@@ -535,15 +633,22 @@ impl Node {
     }
 
     pub fn next_store_op(&mut self) -> Option<(store::OpId, store::Op)> {
-        self.applier.store.next_op()
+        if self.incoming.as_ref().is_some_and(Incoming::is_installing) {
+            return None;
+        }
+        let next = self.applier.store.next_op()?;
+        self.store_ops_out += 1;
+        Some(next)
     }
 
     pub fn store_op_done(&mut self, op: store::OpId, now_ms: u64) {
+        self.store_ops_out -= 1;
         let before = self.applier.store.durable_mark();
         self.applier.store.op_done(op);
         let durable = self.applier.store.durable_mark();
         if durable != before {
-            self.log.release(durable + 1);
+            // What followers may want after a restart stays as well.
+            self.log.release(durable.min(self.raft.start_index().0) + 1);
             self.log.retry_space();
         }
         if !self.applier.store.checkpoint_running() {
@@ -553,6 +658,7 @@ impl Node {
 
     /// The disk has no room for the store to grow.
     pub fn store_no_space(&mut self, op: store::OpId, now_ms: u64) {
+        self.store_ops_out -= 1;
         self.applier.store.no_space(op);
         self.checkpoint.postponed(now_ms);
         self.raise_nospace();

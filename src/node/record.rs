@@ -7,15 +7,19 @@
 //!                     term u64 LE | vote u64 LE (0: none) | commit u64 LE
 //! kind 3  METADATA    record index = 0; at the head of each segment
 //!                     cluster id u64 LE | member id u64 LE
+//! kind 4  SNAPSHOT    record index = 0; all entries before it are void: the store holds what it
+//!                     stands for, the log goes on behind its position
+//!                     index u64 LE | term u64 LE
 //! ```
 
 use bytes::Bytes;
 
-use crate::raft::{Entry, EntryKind, HardState, LogIndex, NodeId, Term};
+use crate::raft::{Entry, EntryKind, HardState, LogIndex, LogPosition, NodeId, Term};
 
 pub const ENTRY: u8 = 1;
 pub const HARD_STATE: u8 = 2;
 pub const METADATA: u8 = 3;
+pub const SNAPSHOT: u8 = 4;
 
 const ENTRY_HEAD: usize = 9;
 
@@ -68,6 +72,15 @@ pub fn decode_metadata(record: &[u8]) -> Option<Metadata> {
     Some(Metadata { cluster_id, member_id })
 }
 
+pub fn encode_snapshot(position: LogPosition) -> [u8; 16] {
+    words([position.index.0, position.term.0])
+}
+
+pub fn decode_snapshot(record: &[u8]) -> Option<LogPosition> {
+    let [index, term] = parse_words(record)?;
+    Some(LogPosition { index: LogIndex(index), term: Term(term) })
+}
+
 fn words<const N: usize, const BYTES: usize>(values: [u64; N]) -> [u8; BYTES] {
     const { assert!(N * 8 == BYTES) };
     let mut out = [0; BYTES];
@@ -109,6 +122,8 @@ mod tests {
         }
         let metadata = Metadata { cluster_id: 1, member_id: 2 };
         assert_eq!(decode_metadata(&encode_metadata(metadata)), Some(metadata));
+        let position = LogPosition { index: LogIndex(8), term: Term(3) };
+        assert_eq!(decode_snapshot(&encode_snapshot(position)), Some(position));
     }
 
     #[test]

@@ -1,4 +1,7 @@
-//! The member on disks that crash: what was acknowledged is there afterwards, at its revision.
+//! The member on disks that crash: what was acknowledged is there afterwards, at its revision. And,
+//! below, several members with a network between them.
+
+mod cluster;
 
 use std::collections::{BTreeMap, HashMap};
 use std::io;
@@ -60,56 +63,81 @@ impl Random {
 struct Bed {
     log: LogDisk,
     store: MemoryDisk,
+    /// The store that arrives from another member.
+    incoming: Option<MemoryDisk>,
     node: Option<Node>,
     output: Output,
     now_ms: u64,
     starts: u64,
+    id: u64,
+    /// What a new store begins with.
+    founding: Cluster,
+    joins: bool,
+    /// Applied entries between two cuts of the log, and those that stay.
+    log_kept: (u64, u64),
 }
 
 const MEMBER: u64 = 7;
 
 impl Bed {
     fn new() -> Bed {
-        let store = MemoryDisk::new(64 << 20, &store::Options::default());
-        let mut bed = Bed {
+        let name = format!("m{MEMBER}");
+        let member = crate::membership::Member { id: MEMBER, name, ..Default::default() };
+        let mut bed = Bed::stopped(MEMBER, Cluster::restore(1, [member]), false);
+        bed.start();
+        bed
+    }
+
+    /// A member with new disks that has not been started.
+    fn stopped(id: u64, founding: Cluster, joins: bool) -> Bed {
+        let options = store::Options { store_id: id };
+        Bed {
             log: LogDisk::default(),
-            store,
+            store: MemoryDisk::new(64 << 20, &options),
+            incoming: None,
             node: None,
             output: Output::default(),
             now_ms: 0,
             starts: 0,
-        };
-        bed.start();
-        bed
+            id,
+            founding,
+            joins,
+            log_kept: (100, 50),
+        }
     }
 
     fn start(&mut self) {
         self.starts += 1;
         let store = self.store.open().unwrap();
-        let (cluster, member) = crate::apply::identity(&store).unwrap().unwrap_or_else(|| {
-            let member = crate::membership::Member { id: MEMBER, ..Default::default() };
-            (Cluster::restore(1, [member]), MEMBER)
-        });
-        let options = crate::apply::Options { lease_ttl_min_s: 2 };
+        let (cluster, member) = crate::apply::identity(&store)
+            .unwrap()
+            .unwrap_or_else(|| (self.founding.clone(), self.id));
+        let options = crate::apply::Options { lease_ttl_min_s: 2, joins: self.joins };
         let applier = Applier::open(store, cluster, member, options, self.now_ms).unwrap();
-        let applied = applier.applied_index();
-        let mut recovered = Recovered::default();
+        let applied = (applier.applied_index(), applier.applied_term());
+        let mut recovered = Recovered::new(applied, self.log_kept.1 as usize, 1 << 20);
         let log = wal::recover(&mut self.log, &mut |record| {
-            recovered.visit(applied, record.kind, record.index, record.bytes());
+            recovered.visit(record.kind, record.index, record.bytes());
         })
         .unwrap();
+        self.incoming = None;
         let small = wal::Options { segment_bytes: 256 << 10, batch_bytes: 64 << 10 };
         let options = Options {
-            metadata: Metadata { cluster_id: 1, member_id: MEMBER },
-            name: String::new(),
+            metadata: Metadata { cluster_id: 1, member_id: self.id },
+            name: format!("m{}", self.id),
             client_urls: Vec::new(),
             heartbeat_ms: 100,
             election_ms: 1000,
             quota_bytes: None,
             request_bytes_max: 1 << 20,
             pending_max: 1000,
+            patience_ms: 7000,
             retention: Retention::Off,
-            first_id: self.starts << 32,
+            snapshot_count: self.log_kept.0,
+            catch_up_entries: self.log_kept.1,
+            corrupt_check_ms: Some(60_000),
+            strict_reconfig_check: true,
+            first_id: self.id << 48 | self.starts << 32,
             seed: self.starts,
         };
         let log = wal::Writer::new(small, log);
@@ -161,6 +189,34 @@ impl Bed {
             self.store.apply(&op);
             self.node().store_op_done(id, now_ms);
         }
+    }
+
+    /// The next operation on the store that arrives. False if there is none.
+    fn snapshot_op(&mut self) -> bool {
+        let now_ms = self.now_ms;
+        let Some(op) = self.node().next_snapshot_op() else { return false };
+        match op {
+            SnapshotOp::Create => {
+                let options = store::Options { store_id: self.id << 32 | now_ms };
+                let disk = MemoryDisk::new(64 << 20, &options);
+                let store = disk.open().unwrap();
+                self.incoming = Some(disk);
+                self.node().snapshot_created(store);
+            }
+            SnapshotOp::Store(id, op) => {
+                self.incoming.as_ref().expect("created before").apply(&op);
+                self.node().snapshot_store_op_done(id);
+            }
+            SnapshotOp::Install => {
+                self.store = self.incoming.take().expect("created before");
+                self.node().snapshot_installed(now_ms).unwrap();
+            }
+            SnapshotOp::Discard => {
+                self.incoming = None;
+                self.node().snapshot_discarded();
+            }
+        }
+        true
     }
 
     fn crash(&mut self, random: &mut Random) {
@@ -224,9 +280,9 @@ fn a_read_does_not_wait_for_a_write_in_flight() {
     bed.turn();
     bed.start_log_ops();
     assert!(bed.log.in_flight.is_some());
-    bed.node().read(1);
+    let read = bed.node().read();
     bed.turn();
-    assert_eq!(bed.output.reads, [1]);
+    assert_eq!(bed.output.reads, [read]);
 }
 
 #[test]
@@ -234,13 +290,13 @@ fn before_its_own_entry_is_durable_a_leader_answers_no_read() {
     let mut bed = Bed::new();
     bed.turn();
     bed.start_log_ops();
-    bed.node().read(1);
+    let read = bed.node().read();
     bed.turn();
     assert!(!bed.node().is_ready());
     assert!(bed.output.reads.is_empty());
     bed.settle();
     if bed.output.reads.is_empty() {
-        assert_eq!(bed.output.lost_reads, [1], "asked before there was a leader");
+        assert_eq!(bed.output.lost_reads, [read], "asked before there was a leader");
     }
 }
 

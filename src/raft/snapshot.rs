@@ -8,7 +8,7 @@ use super::Raft;
 use super::message::{Body, SnapshotMeta};
 use super::progress::ProgressState;
 use super::status::Mark;
-use super::types::{LogPosition, NodeId};
+use super::types::{LogIndex, LogPosition, NodeId};
 
 impl Raft {
     /// Sends the state as it is applied now. The caller may stream a younger one, if it changes the
@@ -27,6 +27,11 @@ impl Raft {
         let configuration = self.configuration.clone();
         self.mark(Mark::SnapshotSent);
         self.send(to, Body::Snapshot { snapshot: SnapshotMeta { position, configuration } });
+    }
+
+    /// At a leader: the index of the snapshot that `to` is being sent, if it is.
+    pub fn pending_snapshot(&self, to: NodeId) -> Option<LogIndex> {
+        self.progress.iter().find(|progress| progress.id == to)?.pending_snapshot()
     }
 
     /// The stream to `to` has ended: with everything received, or not. Until this is told (or the

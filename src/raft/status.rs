@@ -52,6 +52,16 @@ pub enum Replication {
 }
 
 impl Raft {
+    /// Whether this member leads and takes proposals, as far as their number allows.
+    pub fn is_accepting(&self) -> bool {
+        self.role == Role::Leader && self.transfer.is_none() && self.steps_down_after.is_none()
+    }
+
+    /// At a leader: how far the log of another member is known to equal its own.
+    pub fn matched(&self, id: NodeId) -> Option<LogIndex> {
+        self.progress.iter().find(|progress| progress.id == id).map(|progress| progress.matched)
+    }
+
     pub fn status(&self) -> Status {
         let member = |progress: &super::Progress| MemberStatus {
             id: progress.id,

@@ -3,6 +3,8 @@
 //! Tells HTTP/2 from HTTP/1.1 by the first bytes, keeps what each stream is doing, and turns
 //! finished calls into frames. What a call means is decided in the files of the services.
 
+use std::collections::BTreeSet;
+
 use bytes::{Bytes, BytesMut};
 use rustc_hash::FxHashMap;
 use slab::Slab;
@@ -97,6 +99,8 @@ pub struct Connection {
     pub id: ConnId,
     pub protocol: Protocol,
     pub calls: FxHashMap<StreamId, Call>,
+    /// Streams that are to end without a leader (`hasleader`).
+    pub needs_leader: BTreeSet<StreamId>,
     /// Metrics only: no gRPC on this listener.
     pub http_only: bool,
     waiting: usize,
@@ -156,6 +160,7 @@ impl Connection {
     /// Forgets a call; answers with what it was doing.
     pub fn forget(&mut self, stream: StreamId) -> Option<Call> {
         let call = self.calls.remove(&stream)?;
+        self.needs_leader.remove(&stream);
         if matches!(call, Call::Waiting) {
             self.waiting -= 1;
         }
@@ -229,6 +234,7 @@ impl Connections {
             calls: FxHashMap::default(),
             http_only,
             waiting: 0,
+            needs_leader: BTreeSet::new(),
             is_dirty: false,
             closing: false,
             opened_ms: now_ms,
@@ -280,6 +286,10 @@ impl Connections {
 
     pub fn ids(&self) -> Vec<ConnId> {
         self.slab.iter().map(|(_, connection)| connection.id).collect()
+    }
+
+    pub fn any_needs_leader(&self) -> bool {
+        self.slab.iter().any(|(_, connection)| !connection.needs_leader.is_empty())
     }
 
     /// The connection for a change that makes it have something to send.

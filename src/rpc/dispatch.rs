@@ -10,6 +10,7 @@ use super::watch::WatchCall;
 use super::{Answer, Core, Server};
 use crate::grpc::{self, Code};
 use crate::h2::{Event, RequestHead, StreamId, encode_block};
+use crate::proto::etcdserverpb::RangeRequest;
 
 /// Longer than any process runs.
 const NEVER_MS: u64 = u64::MAX / 2;
@@ -54,7 +55,7 @@ impl Server {
             return;
         }
         match self.core.admit(head, now_ms) {
-            Ok((known, call)) => {
+            Ok((known, call, needs_leader)) => {
                 self.core.metrics.started(known.method);
                 let call = match known.method {
                     Method::Watch => {
@@ -71,6 +72,9 @@ impl Server {
                     _ => Call::Open(call),
                 };
                 connection.calls.insert(stream, call);
+                if needs_leader && known.kind != Kind::Unary {
+                    connection.needs_leader.insert(stream);
+                }
             }
             Err(error) => self.connections.refuse(id, stream, error),
         }
@@ -105,15 +109,13 @@ impl Server {
         let caller = Caller { connection: id, stream, method, deadline_ms };
         let result = match method {
             Method::Watch => self.core.watch_request(&mut self.connections, caller, message),
-            Method::LeaseKeepAlive => {
-                self.core.keep_alive(&mut self.connections, caller, message, now_ms)
-            }
+            Method::LeaseKeepAlive => self.core.keep_alive(&mut self.connections, caller, message),
             Method::RangeStream => self.core.range_stream(&mut self.connections, caller, message),
             Method::Snapshot => self.core.snapshot(&mut self.connections, caller, message),
             Method::HealthWatch => self.core.health_watch(&mut self.connections, caller, message),
             _ => {
                 connection.wait(stream);
-                if let Answer::Now(result) = self.core.unary(caller, message, now_ms) {
+                if let Answer::Now(result) = self.core.unary(caller, message) {
                     self.core.reply(&mut self.connections, caller, result);
                 }
                 return;
@@ -169,9 +171,12 @@ impl Core {
         &self,
         head: &RequestHead,
         now_ms: u64,
-    ) -> Result<(&'static Description, OpenCall), RpcError> {
+    ) -> Result<(&'static Description, OpenCall, bool), RpcError> {
         let known = Method::from_path(&head.path)
             .ok_or_else(|| RpcError::with(Code::Unimplemented, method::unknown(&head.path)))?;
+        if known.kind != Kind::Unary && self.node.is_learner() {
+            return Err(error::NOT_FOR_LEARNER);
+        }
         let version = head.get(b"client-api-version");
         if version.is_some_and(|version| std::str::from_utf8(version).is_err()) {
             return Err(error::INVALID_CLIENT_API_VERSION);
@@ -198,10 +203,13 @@ impl Core {
         };
         let deadline_ms = now_ms + wait_ms.min(asked_ms);
         let decoder = grpc::Decoder::new(self.message_bytes_max());
-        Ok((known, OpenCall { method: known.method, decoder, deadline_ms }))
+        Ok((known, OpenCall { method: known.method, decoder, deadline_ms }, wants_leader))
     }
 
-    fn unary(&mut self, caller: Caller, message: Bytes, now_ms: u64) -> Answer {
+    fn unary(&mut self, caller: Caller, message: Bytes) -> Answer {
+        if self.node.is_learner() && !is_for_learner(caller.method, &message) {
+            return error::NOT_FOR_LEARNER.into();
+        }
         match caller.method {
             Method::Put => self.put(caller, message),
             Method::Range => self.range(caller, message),
@@ -210,9 +218,14 @@ impl Core {
             Method::Compact => self.compact(caller, message),
             Method::LeaseGrant => self.lease_grant(caller, message),
             Method::LeaseRevoke => self.lease_revoke(caller, message),
-            Method::LeaseTimeToLive => self.lease_time_to_live(message, now_ms),
+            Method::LeaseTimeToLive => self.lease_time_to_live(caller, message),
             Method::LeaseLeases => self.lease_leases(message),
             Method::MemberList => self.member_list(caller, message),
+            Method::MemberAdd => self.member_add(caller, message),
+            Method::MemberRemove => self.member_remove(caller, message),
+            Method::MemberUpdate => self.member_update(caller, message),
+            Method::MemberPromote => self.member_promote(caller, message),
+            Method::MoveLeader => self.move_leader(caller, message),
             Method::Status => self.status(message),
             Method::Alarm => self.alarm(caller, message),
             Method::Hash => self.hash(caller, message),
@@ -228,6 +241,17 @@ impl Core {
                 "a streaming method was called as a unary one",
             ))),
         }
+    }
+}
+
+/// What a learner answers: questions that its own state is good enough for.
+fn is_for_learner(method: Method, message: &Bytes) -> bool {
+    match method {
+        Method::Status => true,
+        Method::Range => {
+            decode::<RangeRequest>(message.clone()).is_ok_and(|request| request.serializable)
+        }
+        _ => false,
     }
 }
 

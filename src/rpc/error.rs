@@ -52,6 +52,23 @@ errors! {
     LEASE_EXISTS, FailedPrecondition, "etcdserver: lease already exists";
     LEASE_TTL_TOO_LARGE, OutOfRange, "etcdserver: too large lease TTL";
     NO_LEADER, Unavailable, "etcdserver: no leader";
+    LEADER_CHANGED, Unavailable, "etcdserver: leader changed";
+    NOT_LEADER, FailedPrecondition, "etcdserver: not leader";
+    BAD_TRANSFEREE, FailedPrecondition, "etcdserver: bad leader transferee";
+    TRANSFER_TIMEOUT, Unknown, "etcdserver: request timed out, leader transfer took too long";
+    NOT_FOR_LEARNER, FailedPrecondition, "etcdserver: rpc not supported for learner";
+    MEMBER_NOT_FOUND, NotFound, "etcdserver: member not found";
+    MEMBER_EXISTS, FailedPrecondition, "etcdserver: member ID already exist";
+    PEER_URL_EXISTS, FailedPrecondition, "etcdserver: Peer URLs already exists";
+    BAD_MEMBER_URLS, InvalidArgument, "etcdserver: given member URLs are invalid";
+    NOT_LEARNER, FailedPrecondition, "etcdserver: can only promote a learner member";
+    LEARNER_NOT_READY, FailedPrecondition, "etcdserver: can only promote a learner member which is in sync with leader";
+    TOO_MANY_LEARNERS, FailedPrecondition, "etcdserver: too many learner members in cluster";
+    // Of this too the code is Unknown on etcd's wire.
+    NOT_ENOUGH_STARTED, Unknown, "etcdserver: re-configuration failed due to not enough started members";
+    UNHEALTHY, Unavailable, "etcdserver: unhealthy cluster";
+    TIMEOUT_LEADER_FAILURE, Unavailable, "etcdserver: request timed out, possibly due to previous leader failure";
+    TIMEOUT_CONNECTION_LOST, Unavailable, "etcdserver: request timed out, possibly due to connection lost";
     STOPPED, Unavailable, "etcdserver: server stopped";
     TIMEOUT, Unavailable, "etcdserver: request timed out";
     CORRUPT, DataLoss, "etcdserver: corrupt cluster";

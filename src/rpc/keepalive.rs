@@ -1,7 +1,7 @@
 //! The LeaseKeepAlive stream: each message renews one lease, answers come in the same order.
 //!
-//! A lease that has expired and is not revoked yet makes its stream wait, so that a client never
-//! hears of a renewal that the revocation then overtakes.
+//! The leader answers, wherever the stream is. For a lease that has expired and is not revoked yet
+//! it waits, so that a client never hears of a renewal that the revocation then overtakes.
 
 use std::collections::VecDeque;
 
@@ -13,25 +13,31 @@ use super::connection::{Call, Caller, Connections, StreamKey};
 use super::dispatch::decode;
 use super::encode::{Header, Message};
 use super::error::RpcError;
-use super::lease::{NOT_PRIMARY, TTL_OF_NO_LEASE};
 use crate::grpc;
 use crate::lease::LeaseId;
 use crate::proto::etcdserverpb::LeaseKeepAliveRequest;
 
-/// Messages of one stream that may wait behind an expired lease; beyond it nothing more is read.
+/// Messages of one stream that may wait for their answers; beyond it nothing more is read.
 const QUEUE_MAX: usize = 1_024;
 
 pub struct KeepAliveCall {
     decoder: grpc::Decoder,
-    /// The lease whose revocation is waited for, with the header that its answer gets.
-    waiting: Option<(LeaseId, Header)>,
-    queue: VecDeque<LeaseId>,
+    queue: VecDeque<Renewal>,
     ended: bool,
+}
+
+struct Renewal {
+    /// The node's number of the question.
+    number: u64,
+    lease: LeaseId,
+    /// From before the renewal, as etcd's.
+    header: Header,
+    ttl_s: Option<i64>,
 }
 
 impl KeepAliveCall {
     pub fn new(decoder: grpc::Decoder) -> KeepAliveCall {
-        KeepAliveCall { decoder, waiting: None, queue: VecDeque::new(), ended: false }
+        KeepAliveCall { decoder, queue: VecDeque::new(), ended: false }
     }
 
     pub fn decoder(&mut self) -> Option<&mut grpc::Decoder> {
@@ -41,7 +47,7 @@ impl KeepAliveCall {
     /// The client sends no more. Tells whether the stream can end at once.
     pub fn end(&mut self) -> bool {
         self.ended = true;
-        self.waiting.is_none()
+        self.queue.is_empty()
     }
 }
 
@@ -51,67 +57,48 @@ impl Core {
         connections: &mut Connections,
         caller: Caller,
         message: Bytes,
-        now_ms: u64,
     ) -> Result<(), RpcError> {
         let request: LeaseKeepAliveRequest = decode(message)?;
         let key = StreamKey::new(caller.connection, caller.stream);
+        let header = self.current_header();
+        let lease = LeaseId(request.id);
         if let Some((connection, stream)) = connections.touch_stream(key)
             && let Some(Call::KeepAlive(call)) = connection.calls.get_mut(&stream)
         {
-            call.queue.push_back(LeaseId(request.id));
-        }
-        self.renew_queued(connections, key, now_ms)
-    }
-
-    /// Renews what a stream has asked for, until one has to wait.
-    fn renew_queued(
-        &mut self,
-        connections: &mut Connections,
-        key: StreamKey,
-        now_ms: u64,
-    ) -> Result<(), RpcError> {
-        let header = self.current_header();
-        while let Some((connection, stream)) = connections.touch_stream(key)
-            && let Some(Call::KeepAlive(call)) = connection.calls.get_mut(&stream)
-            && call.waiting.is_none()
-            && let Some(id) = call.queue.pop_front()
-        {
-            if !self.node.raft().is_leader() {
-                return Err(NOT_PRIMARY);
-            }
-            let lessor = &mut self.node.applier.lessor;
-            if lessor.contains(id) && lessor.is_expired(id, now_ms) {
-                call.waiting = Some((id, header));
-                self.expiring.entry(id).or_default().push(key);
-                break;
-            }
-            let ttl = lessor.renew(id, now_ms).unwrap_or(TTL_OF_NO_LEASE);
-            connection.send_message(stream, renewed(&header, id, ttl));
+            let number = self.node.renew_lease(lease);
+            self.keep_alives.insert(number, key);
+            call.queue.push_back(Renewal { number, lease, header, ttl_s: None });
         }
         Ok(())
     }
 
-    /// Streams that waited for this lease go on.
-    pub(super) fn lease_revoked(
+    /// The answer to a renewal: its stream gets it when all before it have theirs.
+    pub(super) fn finish_renewal(
         &mut self,
         connections: &mut Connections,
-        id: LeaseId,
-        now_ms: u64,
+        number: u64,
+        answer: Result<i64, RpcError>,
     ) {
-        for key in self.expiring.remove(&id).unwrap_or_default() {
-            let Some((connection, stream)) = connections.touch_stream(key) else { continue };
-            let Some(Call::KeepAlive(call)) = connection.calls.get_mut(&stream) else { continue };
-            let Some((_, header)) = call.waiting.take_if(|(waiting, _)| *waiting == id) else {
-                continue;
-            };
-            connection.send_message(stream, renewed(&header, id, TTL_OF_NO_LEASE));
-            let result = self.renew_queued(connections, key, now_ms);
-            let Some((connection, stream)) = connections.touch_stream(key) else { continue };
-            let Some(Call::KeepAlive(call)) = connection.calls.get(&stream) else { continue };
-            if result.is_err() || (call.ended && call.waiting.is_none()) {
-                connection.forget(stream);
-                connection.finish_stream(stream, result);
-            }
+        let Some(key) = self.keep_alives.remove(&number) else { return };
+        let Some((connection, stream)) = connections.touch_stream(key) else { return };
+        let Some(Call::KeepAlive(call)) = connection.calls.get_mut(&stream) else { return };
+        // The number of a stream may have gone to another one meanwhile.
+        let Some(renewal) = call.queue.iter_mut().find(|renewal| renewal.number == number) else {
+            return;
+        };
+        let result = answer.map(|ttl_s| renewal.ttl_s = Some(ttl_s));
+        let mut messages = Vec::new();
+        while let Some(Renewal { lease, header, ttl_s: Some(ttl_s), .. }) = call.queue.front() {
+            messages.push(renewed(header, *lease, *ttl_s));
+            call.queue.pop_front();
+        }
+        let is_over = result.is_err() || (call.ended && call.queue.is_empty());
+        for message in messages {
+            connection.send_message(stream, message);
+        }
+        if is_over {
+            connection.forget(stream);
+            connection.finish_stream(stream, result);
         }
     }
 }

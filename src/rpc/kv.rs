@@ -12,8 +12,9 @@ use super::{Answer, Core, Proposal, Read};
 use crate::apply::envelope::Kind;
 use crate::apply::{ApplyError, Outcome};
 use crate::grpc::Code;
+use crate::membership::ChangeError;
 use crate::mvcc::{MvccError, is_read_only, is_serializable};
-use crate::node::ProposeError;
+use crate::node::{ProposeError, Refusal};
 use crate::proto::etcdserverpb::{
     CompactionRequest, DeleteRangeRequest, PutRequest, RangeRequest, TxnRequest,
 };
@@ -24,6 +25,10 @@ pub enum Then {
     Reply,
     /// The answer waits until the compaction has removed what it gave up.
     ReplyWhenCompacted,
+    /// The members as they are then.
+    Members,
+    /// The same, and the one that has come.
+    MemberAdded(u64),
 }
 
 impl Core {
@@ -118,22 +123,49 @@ impl Core {
     ) -> Answer {
         match self.node.propose(kind, message) {
             Ok(id) => {
-                self.proposals.insert(id, Proposal { caller, then });
+                let since_ms = self.node.now_ms();
+                self.proposals.insert(id, Proposal { caller, then, since_ms });
                 Answer::Later
             }
-            Err(ProposeError::NoLeader) => error::NO_LEADER.into(),
             Err(ProposeError::TooManyRequests) => error::TOO_MANY_REQUESTS.into(),
             Err(ProposeError::TooLarge) => error::REQUEST_TOO_LARGE.into(),
         }
     }
 
+    /// The leader has not appended a proposal, and never will.
+    pub(super) fn refuse_proposal(
+        &mut self,
+        connections: &mut Connections,
+        id: u64,
+        refusal: Refusal,
+    ) {
+        let Some(Proposal { caller, .. }) = self.proposals.remove(&id) else { return };
+        let error = match refusal {
+            Refusal::NotLeader | Refusal::Later => error::TIMEOUT,
+            Refusal::TooManyRequests => error::TOO_MANY_REQUESTS,
+            Refusal::Invalid => error::REQUEST_TOO_LARGE,
+            Refusal::Unhealthy => error::UNHEALTHY,
+            Refusal::NotEnoughStarted => error::NOT_ENOUGH_STARTED,
+            Refusal::LearnerNotReady => error::LEARNER_NOT_READY,
+        };
+        self.reply(connections, caller, Err(error));
+    }
+
     pub(super) fn finish_proposal(&mut self, connections: &mut Connections, outcome: Outcome) {
-        let Some(Proposal { caller, then }) = self.proposals.remove(&outcome.id) else { return };
+        let Some(Proposal { caller, then, .. }) = self.proposals.remove(&outcome.id) else {
+            return;
+        };
         let result = match outcome.result {
             Ok(reply) if then == Then::ReplyWhenCompacted => {
                 return self.physical.push((caller, reply.revision));
             }
-            Ok(reply) => Ok(Message::new(&self.header(reply.revision), &reply.body)),
+            Ok(reply) => match then {
+                Then::Members => self.member_list_now(),
+                Then::MemberAdded(id) => self.member_added(id),
+                Then::Reply | Then::ReplyWhenCompacted => {
+                    Ok(Message::new(&self.header(reply.revision), &reply.body))
+                }
+            },
             Err(error) => Err(apply_error(&error)),
         };
         self.reply(connections, caller, result);
@@ -148,6 +180,13 @@ fn apply_error(error: &ApplyError) -> RpcError {
         ApplyError::LeaseTtlTooLarge => error::LEASE_TTL_TOO_LARGE,
         ApplyError::NoSpace => error::NO_SPACE,
         ApplyError::Corrupt => error::CORRUPT,
+        ApplyError::Change(error) => match error {
+            ChangeError::NotFound | ChangeError::IdRemoved => error::MEMBER_NOT_FOUND,
+            ChangeError::IdExists => error::MEMBER_EXISTS,
+            ChangeError::PeerUrlExists => error::PEER_URL_EXISTS,
+            ChangeError::NotLearner => error::NOT_LEARNER,
+            ChangeError::Impossible => error::NOT_ENOUGH_STARTED,
+        },
         ApplyError::Mvcc(MvccError::Compacted) => error::COMPACTED,
         ApplyError::Mvcc(MvccError::FutureRevision) => error::FUTURE_REVISION,
         ApplyError::Mvcc(MvccError::LeaseNotFound) => error::LEASE_NOT_FOUND,

@@ -2,16 +2,17 @@
 
 use bytes::Bytes;
 
-use super::connection::Caller;
+use super::connection::{Caller, Connections};
 use super::dispatch::{attempt, decode};
 use super::encode::Message;
 use super::error::{self, RpcError};
 use super::kv::Then;
 use super::validate::cost;
-use super::{Answer, Core};
+use super::{Answer, Core, Read};
 use crate::apply::envelope::Kind;
 use crate::lease::LeaseId;
 use crate::mvcc::MvccError;
+use crate::node::LeaseAnswer;
 use crate::proto::etcdserverpb::{
     LeaseGrantRequest, LeaseLeasesRequest, LeaseLeasesResponse, LeaseRevokeRequest, LeaseStatus,
     LeaseTimeToLiveRequest, LeaseTimeToLiveResponse,
@@ -36,23 +37,64 @@ impl Core {
         self.propose(caller, Kind::LeaseRevoke, &message, Then::Reply)
     }
 
-    pub(super) fn lease_time_to_live(&mut self, message: Bytes, now_ms: u64) -> Answer {
+    /// Asked of the leader, behind a linearization point here, so that the keys are not older than
+    /// the question.
+    pub(super) fn lease_time_to_live(&mut self, caller: Caller, message: Bytes) -> Answer {
         let request: LeaseTimeToLiveRequest = attempt!(decode(message));
-        let applier = &self.node.applier;
-        let id = LeaseId(request.id);
+        self.reads_new.push(Read::LeaseTimeToLive(caller, request));
+        Answer::Later
+    }
+
+    pub(super) fn ask_time_to_live(&mut self, caller: Caller, request: LeaseTimeToLiveRequest) {
+        let number = self.node.lease_time_to_live(LeaseId(request.id));
+        self.lease_queries.insert(number, (caller, request));
+    }
+
+    /// The leader's answer to a question about a lease.
+    pub(super) fn finish_lease(
+        &mut self,
+        connections: &mut Connections,
+        number: u64,
+        answer: LeaseAnswer,
+    ) {
+        let result = match answer {
+            LeaseAnswer::Renewed { ttl_s } => Ok(ttl_s),
+            LeaseAnswer::TimeToLive { granted_s, remaining_s } => {
+                if let Some((caller, request)) = self.lease_queries.remove(&number) {
+                    let result = self.time_to_live_is(&request, granted_s, remaining_s);
+                    self.reply(connections, caller, result);
+                }
+                return;
+            }
+            LeaseAnswer::Lost => Err(match self.node.raft().leader() {
+                Some(_) => error::TIMEOUT,
+                None => error::NO_LEADER,
+            }),
+        };
+        if let (Err(error), Some((caller, _))) = (&result, self.lease_queries.remove(&number)) {
+            return self.reply(connections, caller, Err(error.clone()));
+        }
+        self.finish_renewal(connections, number, result);
+    }
+
+    fn time_to_live_is(
+        &self,
+        request: &LeaseTimeToLiveRequest,
+        granted_s: i64,
+        remaining_s: i64,
+    ) -> Result<Message, RpcError> {
         let mut response =
             LeaseTimeToLiveResponse { id: request.id, ttl: -1, ..Default::default() };
-        if let Some(granted) = applier.lessor.ttl(id) {
-            response.ttl = applier.lessor.remaining_s(id, now_ms).unwrap_or(0);
-            response.granted_ttl = granted;
+        if granted_s >= 0 {
+            response.ttl = remaining_s;
+            response.granted_ttl = granted_s;
             if request.keys {
-                response.keys = attempt!(
-                    self.keys_of_lease(request.id).map_err(|error| self.read_error(error))
-                );
+                let keys = self.keys_of_lease(request.id);
+                response.keys = keys.map_err(|error| self.read_error(error))?;
             }
         }
         let body = prost::Message::encode_to_vec(&response);
-        Answer::Now(Ok(Message::new(&self.current_header(), &body)))
+        Ok(Message::new(&self.current_header(), &body))
     }
 
     fn keys_of_lease(&self, id: i64) -> Result<Vec<Bytes>, MvccError> {
@@ -73,9 +115,3 @@ impl Core {
         Answer::Now(Ok(Message::new(&self.current_header(), &body)))
     }
 }
-
-/// What a keep-alive of a lease says that is not there.
-pub const TTL_OF_NO_LEASE: i64 = 0;
-
-/// Leases can only be renewed where they expire.
-pub const NOT_PRIMARY: RpcError = RpcError::new(crate::grpc::Code::Unknown, "not a primary lessor");

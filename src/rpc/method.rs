@@ -58,12 +58,17 @@ methods! {
     LeaseTimeToLive, "etcdserverpb.Lease", "LeaseTimeToLive", Unary;
     LeaseLeases, "etcdserverpb.Lease", "LeaseLeases", Unary;
     MemberList, "etcdserverpb.Cluster", "MemberList", Unary;
+    MemberAdd, "etcdserverpb.Cluster", "MemberAdd", Unary;
+    MemberRemove, "etcdserverpb.Cluster", "MemberRemove", Unary;
+    MemberUpdate, "etcdserverpb.Cluster", "MemberUpdate", Unary;
+    MemberPromote, "etcdserverpb.Cluster", "MemberPromote", Unary;
     Status, "etcdserverpb.Maintenance", "Status", Unary;
     Alarm, "etcdserverpb.Maintenance", "Alarm", Unary;
     Hash, "etcdserverpb.Maintenance", "Hash", Unary;
     HashKv, "etcdserverpb.Maintenance", "HashKV", Unary;
     Defragment, "etcdserverpb.Maintenance", "Defragment", Unary;
     Snapshot, "etcdserverpb.Maintenance", "Snapshot", ServerStream;
+    MoveLeader, "etcdserverpb.Maintenance", "MoveLeader", Unary;
     HealthCheck, "grpc.health.v1.Health", "Check", Unary;
     HealthWatch, "grpc.health.v1.Health", "Watch", ServerStream;
 }

@@ -55,6 +55,30 @@ const VALUES: &[Value] = &[
     ("etcd_server_proposals_pending", "Proposals that wait for their commit.", |core| {
         core.node.pending_proposals() as f64
     }),
+    ("etcd_server_proposals_failed_total", "Proposals that failed.", |core| {
+        core.node.failed_proposals() as f64
+    }),
+    ("etcd_server_leader_changes_seen_total", "Leaders seen.", |core| {
+        core.node.leadership().changes as f64
+    }),
+    ("etcd_network_snapshot_send_success", "Snapshots that have arrived elsewhere.", |core| {
+        core.node.snapshot_counts().sent as f64
+    }),
+    ("etcd_network_snapshot_send_failures", "Snapshots that have not arrived.", |core| {
+        core.node.snapshot_counts().send_failed as f64
+    }),
+    ("etcd_network_snapshot_send_inflights_total", "Snapshots being sent.", |core| {
+        core.node.snapshot_counts().sending as f64
+    }),
+    ("etcd_network_snapshot_receive_success", "Snapshots received and installed.", |core| {
+        core.node.snapshot_counts().received as f64
+    }),
+    ("etcd_network_snapshot_receive_failures", "Snapshots not received whole.", |core| {
+        core.node.snapshot_counts().receive_failed as f64
+    }),
+    ("etcd_network_snapshot_receive_inflights_total", "Snapshots being received.", |core| {
+        core.node.snapshot_counts().receiving as f64
+    }),
     ("etcd_server_quota_backend_bytes", "The quota of the store.", |core| {
         core.node.quota_bytes().unwrap_or(0) as f64
     }),

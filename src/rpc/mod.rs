@@ -41,10 +41,11 @@ pub use metrics::Metrics;
 use crate::apply::Notice;
 use crate::grpc::Code;
 use crate::h2::{self, ErrorCode};
-use crate::lease::LeaseId;
 use crate::mvcc::watch::WatchHub;
-use crate::node::{Node, Output};
-use crate::store::{self, Corruption};
+use crate::node::{Late, Node, Output, PeerMessage, SnapshotOp, StopReason};
+use crate::proto::etcdserverpb::LeaseTimeToLiveRequest;
+use crate::raft::NodeId;
+use crate::store::{self, Corruption, Store};
 use connection::{Call, Caller, Connections, Protocol, StreamKey};
 use encode::{Header, Message};
 use error::RpcError;
@@ -66,6 +67,10 @@ pub struct Options {
     /// A request without an answer after so long is given up (etcd: 5 s + 2 election timeouts).
     pub request_timeout_ms: u64,
     pub progress_interval_ms: u64,
+    /// Learners that the cluster may have (`--max-learners`).
+    pub max_learners: usize,
+    /// Milliseconds since 1970 when the time that is handed in was 0: new members' ids are made of it.
+    pub unix_ms_at_start: u64,
     /// Bounds of each HTTP/2 connection.
     pub h2: h2::Limits,
 }
@@ -86,6 +91,7 @@ impl From<RpcError> for Answer {
 struct Proposal {
     caller: Caller,
     then: kv::Then,
+    since_ms: u64,
 }
 
 /// A read that waits for its linearization point.
@@ -94,6 +100,7 @@ enum Read {
     Txn(Caller, crate::proto::etcdserverpb::TxnRequest),
     RangeStream(StreamKey),
     MemberList(Caller),
+    LeaseTimeToLive(Caller, LeaseTimeToLiveRequest),
     Alarms(Caller, i32),
     Http(ConnId, http1::Request),
 }
@@ -115,21 +122,26 @@ struct Core {
     reads_asked: VecDeque<(u64, Vec<Read>)>,
     /// Reads that are asked for again in the next turn, which nothing hastens.
     reads_lost: Vec<Read>,
-    read_context: u64,
     /// Compact calls with `physical`, until the compaction is done.
     physical: Vec<(Caller, i64)>,
     defragments: Vec<(Caller, u64)>,
+    transfers: Vec<(Caller, NodeId)>,
     hashes: VecDeque<HashTask>,
     stopping: bool,
     /// RangeStream calls that wait for their connection to take more.
     streaming: VecDeque<StreamKey>,
     /// Snapshot calls.
     snapshots: VecDeque<StreamKey>,
-    /// Keep-alives of leases that have expired and are not revoked yet.
-    expiring: FxHashMap<LeaseId, Vec<StreamKey>>,
+    /// Questions about leases that the leader has not answered, by their numbers.
+    keep_alives: FxHashMap<u64, StreamKey>,
+    lease_queries: FxHashMap<u64, (Caller, LeaseTimeToLiveRequest)>,
     /// When watch streams look at the progress of their watchers.
     progress: BTreeMap<(u64, StreamKey), ()>,
     output: Output,
+    /// For other members, until the shell takes them.
+    messages: Vec<(NodeId, PeerMessage)>,
+    /// The shell has not been told yet who the other members are.
+    peers_changed: bool,
     next_scan_ms: u64,
     /// A connection has taken output that something waited for.
     drained: bool,
@@ -152,16 +164,19 @@ impl Server {
                 reads_new: Vec::new(),
                 reads_asked: VecDeque::new(),
                 reads_lost: Vec::new(),
-                read_context: 0,
                 physical: Vec::new(),
                 defragments: Vec::new(),
+                transfers: Vec::new(),
                 hashes: VecDeque::new(),
                 stopping: false,
                 streaming: VecDeque::new(),
                 snapshots: VecDeque::new(),
-                expiring: FxHashMap::default(),
+                keep_alives: FxHashMap::default(),
+                lease_queries: FxHashMap::default(),
                 progress: BTreeMap::new(),
                 output: Output::default(),
+                messages: Vec::new(),
+                peers_changed: true,
                 next_scan_ms: now_ms,
                 drained: false,
                 behind_watchers: false,
@@ -252,8 +267,15 @@ impl Server {
         for outcome in output.outcomes.drain(..) {
             core.finish_proposal(&mut self.connections, outcome);
         }
+        for (id, refusal) in output.refusals.drain(..) {
+            core.refuse_proposal(&mut self.connections, id, refusal);
+        }
+        core.messages.append(&mut output.messages);
         for notice in output.notices.drain(..) {
-            core.notice(&mut self.connections, notice, now_ms);
+            core.notice(&mut self.connections, &notice);
+        }
+        for (number, answer) in output.lease_answers.drain(..) {
+            core.finish_lease(&mut self.connections, number, answer);
         }
         for context in output.lost_reads.drain(..) {
             core.ask_again(context);
@@ -271,13 +293,38 @@ impl Server {
         core.finish_waiting(&mut self.connections);
         core.notify_progress(&mut self.connections, now_ms);
         core.give_up(&mut self.connections, now_ms);
+        if core.node.is_leaderless() {
+            self.end_streams_without_leader();
+        }
         self.connections.timeout(now_ms);
         Ok(())
     }
 
+    /// Streams that asked for a leader end when there has been none for long.
+    fn end_streams_without_leader(&mut self) {
+        if !self.connections.any_needs_leader() {
+            return;
+        }
+        for id in self.connections.ids() {
+            let Some(connection) = self.connections.get(id) else { continue };
+            for stream in std::mem::take(&mut connection.needs_leader) {
+                self.fail(id, stream, error::NO_LEADER);
+            }
+        }
+    }
+
     /// Begins the end: clients are told to go elsewhere, streams end, calls in progress are finished.
+    ///
+    /// A leader hands leadership over first, so that the others need not miss it. That takes an
+    /// election timeout at most.
     pub fn stop(&mut self, _now_ms: u64) {
         self.core.stopping = true;
+        if self.core.node.raft().is_leader()
+            && let Some(to) = self.core.node.successor()
+        {
+            // It fails only for who is no voter.
+            let _ = self.core.node.transfer_leadership(to);
+        }
         for id in self.connections.ids() {
             let Some(connection) = self.connections.touch(id) else { continue };
             let streams: Vec<_> =
@@ -296,7 +343,10 @@ impl Server {
     /// Whether, after `stop`, no call waits for an answer.
     pub fn is_drained(&self) -> bool {
         let core = &self.core;
-        core.proposals.is_empty() && core.reads_new.is_empty() && core.reads_asked.is_empty()
+        core.proposals.is_empty()
+            && core.reads_new.is_empty()
+            && core.reads_asked.is_empty()
+            && core.node.raft().transfer_target().is_none()
     }
 
     /// When `turn` has to be called at the latest.
@@ -308,14 +358,42 @@ impl Server {
             return now_ms;
         }
         let mut deadline = core.node.next_deadline(now_ms).min(self.connections.next_timeout());
-        if !core.proposals.is_empty() || !core.reads_asked.is_empty() || !core.reads_lost.is_empty()
-        {
+        let waits = !core.proposals.is_empty() || !core.transfers.is_empty();
+        if waits || !core.reads_asked.is_empty() || !core.reads_lost.is_empty() {
             deadline = deadline.min(core.next_scan_ms);
         }
         if let Some(((due, _), ())) = core.progress.first_key_value() {
             deadline = deadline.min(*due);
         }
         deadline
+    }
+
+    /// A message of another member, which the transport has seen to come from there.
+    pub fn receive_peer(&mut self, from: NodeId, message: PeerMessage, now_ms: u64) {
+        self.core.node.receive(from, message, now_ms);
+    }
+
+    /// What the last turns have for other members, to be sent at once.
+    pub fn take_messages(&mut self) -> Vec<(NodeId, PeerMessage)> {
+        std::mem::take(&mut self.core.messages)
+    }
+
+    /// The other members and the URLs where they listen to members, when this has changed since it
+    /// was last asked.
+    pub fn take_peers(&mut self) -> Option<Vec<(NodeId, Vec<String>)>> {
+        let changed = std::mem::take(&mut self.core.peers_changed);
+        let peers = || self.core.node.peers().map(|(id, urls)| (id, urls.to_vec())).collect();
+        changed.then(peers)
+    }
+
+    /// The link to a member has broken: what was sent there may be lost.
+    pub fn unreachable(&mut self, id: NodeId) {
+        self.core.node.unreachable(id);
+    }
+
+    /// Why this member has to end, if it has. To be asked after each turn.
+    pub fn stop_reason(&self) -> Option<StopReason> {
+        self.core.node.stop_reason()
     }
 
     pub fn next_log_op(&mut self) -> Option<(wal::OpId, wal::Op)> {
@@ -340,6 +418,31 @@ impl Server {
 
     pub fn store_no_space(&mut self, op: store::OpId, now_ms: u64) {
         self.core.node.store_no_space(op, now_ms);
+    }
+
+    /// The next thing to do to the file of a state that arrives from another member.
+    pub fn next_snapshot_op(&mut self) -> Option<SnapshotOp> {
+        self.core.node.next_snapshot_op()
+    }
+
+    pub fn snapshot_created(&mut self, store: Store) {
+        self.core.node.snapshot_created(store);
+    }
+
+    pub fn snapshot_store_op_done(&mut self, op: store::OpId) {
+        self.core.node.snapshot_store_op_done(op);
+    }
+
+    pub fn snapshot_no_space(&mut self, op: Option<store::OpId>) {
+        self.core.node.snapshot_no_space(op);
+    }
+
+    pub fn snapshot_discarded(&mut self) {
+        self.core.node.snapshot_discarded();
+    }
+
+    pub fn snapshot_installed(&mut self, now_ms: u64) -> Result<(), Corruption> {
+        self.core.node.snapshot_installed(now_ms)
     }
 }
 
@@ -369,9 +472,8 @@ impl Core {
         if self.reads_new.is_empty() {
             return;
         }
-        self.read_context += 1;
-        self.node.read(self.read_context);
-        self.reads_asked.push_back((self.read_context, std::mem::take(&mut self.reads_new)));
+        let context = self.node.read();
+        self.reads_asked.push_back((context, std::mem::take(&mut self.reads_new)));
     }
 
     /// Reads whose question was lost are asked again with the next turn's.
@@ -398,6 +500,9 @@ impl Core {
             Read::Range(caller, request) => (caller, self.range_now(&request)),
             Read::Txn(caller, request) => (caller, self.txn_now(&request)),
             Read::MemberList(caller) => (caller, self.member_list_now()),
+            Read::LeaseTimeToLive(caller, request) => {
+                return self.ask_time_to_live(caller, request);
+            }
             Read::Alarms(caller, alarm) => (caller, self.alarms_now(alarm)),
             Read::RangeStream(key) => return self.start_range_stream(connections, key),
             Read::Http(id, request) => return self.answer_http(connections, id, request, true),
@@ -416,10 +521,14 @@ impl Core {
         connections.reply(caller, result);
     }
 
-    fn notice(&mut self, connections: &mut Connections, notice: Notice, now_ms: u64) {
+    fn notice(&mut self, connections: &mut Connections, notice: &Notice) {
         match notice {
-            Notice::LeaseRevoked(id) => self.lease_revoked(connections, id, now_ms),
-            Notice::AlarmsChanged => {}
+            Notice::LeaseRevoked(_) | Notice::AlarmsChanged => {}
+            Notice::MembersChanged => self.peers_changed = true,
+            Notice::StateReplaced => {
+                self.hub.replaced(self.node.applier.mvcc.current_revision());
+                self.end_snapshots(connections);
+            }
         }
     }
 
@@ -432,6 +541,7 @@ impl Core {
             }
         }
         self.finish_defragments(connections);
+        self.finish_transfers(connections);
     }
 
     /// Gives up calls whose time is over. Their proposals may still be applied.
@@ -440,11 +550,24 @@ impl Core {
             return;
         }
         self.next_scan_ms = now_ms + limits::DEADLINE_SCAN_MS;
-        let mut late: Vec<Caller> = Vec::new();
+        let mut late: Vec<(Caller, RpcError)> = Vec::new();
+        let node = &self.node;
         self.proposals.retain(|_, proposal| {
             let over = proposal.caller.deadline_ms <= now_ms;
             if over {
-                late.push(proposal.caller);
+                let error = match node.why_late(proposal.since_ms) {
+                    Late::Unknown => error::TIMEOUT,
+                    Late::LeaderFailure => error::TIMEOUT_LEADER_FAILURE,
+                    Late::ConnectionLost => error::TIMEOUT_CONNECTION_LOST,
+                };
+                late.push((proposal.caller, error));
+            }
+            !over
+        });
+        self.transfers.retain(|(caller, _)| {
+            let over = caller.deadline_ms <= now_ms;
+            if over {
+                late.push((*caller, error::TRANSFER_TIMEOUT));
             }
             !over
         });
@@ -452,14 +575,14 @@ impl Core {
         for reads in asked.chain([&mut self.reads_lost]) {
             reads.retain(|read| match read.caller() {
                 Some(caller) if caller.deadline_ms <= now_ms => {
-                    late.push(caller);
+                    late.push((caller, error::TIMEOUT));
                     false
                 }
                 _ => true,
             });
         }
-        for caller in late {
-            self.reply(connections, caller, Err(error::TIMEOUT));
+        for (caller, error) in late {
+            self.reply(connections, caller, Err(error));
         }
     }
 
@@ -483,6 +606,7 @@ impl Read {
             Read::Range(caller, _)
             | Read::Txn(caller, _)
             | Read::MemberList(caller)
+            | Read::LeaseTimeToLive(caller, _)
             | Read::Alarms(caller, _) => Some(*caller),
             Read::RangeStream(_) | Read::Http(..) => None,
         }

@@ -78,6 +78,20 @@ impl Core {
         }
     }
 
+    /// The state that these calls have pinned is no more: another member's has taken its place.
+    pub(super) fn end_snapshots(&mut self, connections: &mut Connections) {
+        for key in std::mem::take(&mut self.snapshots) {
+            let Some((connection, stream)) = connections.touch_stream(key) else { continue };
+            let Some(Call::Snapshot(call)) = connection.forget(stream) else { continue };
+            if matches!(call.stage, Stage::Planning(_)) {
+                let id = connection.id;
+                connections.refuse(id, stream, error::LEADER_CHANGED);
+            } else {
+                connection.finish_stream(stream, Err(error::LEADER_CHANGED));
+            }
+        }
+    }
+
     /// Tells whether the snapshot goes on.
     fn feed_snapshot(&mut self, connections: &mut Connections, key: StreamKey) -> bool {
         let Some((connection, stream)) = connections.stream(key) else { return false };

@@ -10,7 +10,7 @@
 //! open.rs       what the disk holds becomes a server
 //! reactor.rs    the turn
 //! connection.rs, listener.rs       sockets
-//! log_disk.rs, segments.rs, store_disk.rs, files.rs, glommio_files.rs   disks
+//! log_disk.rs, segments.rs, store_disk.rs, snapshot_disk.rs, files.rs, glommio_files.rs   disks
 //! clock.rs, signals.rs, process_metrics.rs, log.rs
 //! limits.rs     every bound
 //! ```
@@ -34,6 +34,7 @@ mod process_metrics;
 mod reactor;
 mod segments;
 mod signals;
+mod snapshot_disk;
 mod store_disk;
 mod uring;
 
@@ -49,6 +50,7 @@ use limits::{
 use listener::Bound;
 use log_disk::LogDisk;
 use reactor::{Core, Ended};
+use snapshot_disk::SnapshotDisk;
 use std::cell::RefCell;
 use std::process::ExitCode;
 use std::rc::Rc;
@@ -100,7 +102,8 @@ fn serve(config: &Config) -> Result<(), String> {
         let store_disk = StoreDisk::open(&store_path, config.unsafe_no_fsync)
             .await
             .map_err(|error| format!("cannot open {}: {error}", store_path.display()))?;
-        let core = Core::new(server, clock, log_disk, store_disk);
+        let snapshot_disk = SnapshotDisk::new(&store_path, config.unsafe_no_fsync);
+        let core = Core::new(server, clock, log_disk, store_disk, snapshot_disk);
         run_until_stopped(&core, bound).await
     });
     // Tasks that still wait for something are abandoned with the process; taking the executor down
@@ -150,7 +153,12 @@ async fn run_until_stopped(core: &Rc<Core>, bound: Vec<Bound>) -> Result<(), Str
         accept(bound);
     }
     let mut stop_at_ms = None;
+    let mut outcome = Ok(());
     core.run(|core| {
+        if let Some(reason) = core.stop_reason() {
+            outcome = Err(reason.to_string());
+            return Ended::Yes;
+        }
         if core.is_stopping() {
             accepting.borrow_mut().clear();
             clients.clear();
@@ -174,5 +182,5 @@ async fn run_until_stopped(core: &Rc<Core>, bound: Vec<Bound>) -> Result<(), Str
         Ended::No
     })
     .await;
-    Ok(())
+    outcome
 }

@@ -8,6 +8,7 @@ use super::clock::{Clock, unix_ms};
 use super::data_dir::DataDir;
 use super::limits::{MAP_RESERVE_BYTES, MAP_RESERVE_BYTES_MIN};
 use super::segments::Segments;
+use super::snapshot_disk::SnapshotDisk;
 use super::{files, process_metrics};
 use crate::apply::{self, Applier};
 use crate::config::{AutoCompaction, Config};
@@ -21,6 +22,13 @@ use std::path::Path;
 
 /// etcd gives up a request after this and two election timeouts.
 const REQUEST_TIMEOUT_MS: u64 = 5_000;
+/// Members compare their histories so often. It reads all of it, which is one second of a core for
+/// some millions of changes.
+const CORRUPT_CHECK_MS: u64 = 60 * 60 * 1000;
+/// etcd's default.
+const MAX_LEARNERS: usize = 1;
+/// etcd's default.
+const SNAPSHOT_CATCHUP_ENTRIES: u64 = 5_000;
 
 /// Content of the store file of a new member.
 pub fn initial_store(random: u64) -> Vec<u8> {
@@ -30,13 +38,16 @@ pub fn initial_store(random: u64) -> Vec<u8> {
 /// The server, or one line that says what keeps it from being one.
 pub fn server(config: &Config, data_dir: &DataDir, clock: Clock) -> Result<Server, String> {
     let now_ms = clock.now_ms();
-    let store = open_store(&data_dir.store_path(), data_dir.was_unclean())?;
+    let store_path = data_dir.store_path();
+    SnapshotDisk::clean(&store_path)
+        .map_err(|error| format!("{}: {error}", store_path.display()))?;
+    let store = open_store(&store_path, data_dir.was_unclean())?;
     let (cluster, member_id) = match apply::identity(&store).map_err(|error| error.to_string())? {
         Some(known) => known,
         None => new_member(config)?,
     };
     let metadata = Metadata { cluster_id: cluster.id, member_id };
-    let applier = apply::Options { lease_ttl_min_s: lease_ttl_min_s(config) };
+    let applier = apply::Options { lease_ttl_min_s: lease_ttl_min_s(config), joins: false };
     let applier = Applier::open(store, cluster, member_id, applier, now_ms)
         .map_err(|error| format!("{}: {error}", data_dir.store_path().display()))?;
 
@@ -45,10 +56,13 @@ pub fn server(config: &Config, data_dir: &DataDir, clock: Clock) -> Result<Serve
     };
     let mut segments = Segments::open(data_dir.wal_path(), data_dir.was_unclean())
         .map_err(|error| in_log(&error))?;
+    let seed = files::random().map_err(|error| format!("/dev/urandom: {error}"))?;
+    let options = node_options(config, metadata, u64::from_be_bytes(seed));
     let applied = applier.applied_index();
-    let mut recovered = node::Recovered::default();
+    let (entries, bytes) = options.kept_log();
+    let mut recovered = node::Recovered::new((applied, applier.applied_term()), entries, bytes);
     let log = wal::recover(&mut segments, &mut |record| {
-        recovered.visit(applied, record.kind, record.index, record.bytes());
+        recovered.visit(record.kind, record.index, record.bytes());
     })
     .map_err(|error| in_log(&error))?;
     if let Some(torn) = &log.torn {
@@ -66,15 +80,15 @@ pub fn server(config: &Config, data_dir: &DataDir, clock: Clock) -> Result<Serve
         "recovered from the data directory"
     );
     let log = wal::Writer::new(wal::Options::default(), log);
-    let seed = files::random().map_err(|error| format!("/dev/urandom: {error}"))?;
-    let options = node_options(config, metadata, u64::from_be_bytes(seed));
     let node =
         Node::new(applier, log, recovered, options, now_ms).map_err(|error| in_log(&error))?;
     let metrics = Metrics::new(member_id, Box::new(process_metrics::render));
-    Ok(Server::new(node, rpc_options(config), metrics, now_ms))
+    let unix_ms_at_start = unix_ms().saturating_sub(clock.now_ms());
+    let options = rpc::Options { unix_ms_at_start, ..rpc_options(config) };
+    Ok(Server::new(node, options, metrics, now_ms))
 }
 
-fn open_store(path: &Path, unclean: bool) -> Result<Store, String> {
+pub fn open_store(path: &Path, unclean: bool) -> Result<Store, String> {
     let line = |error: &dyn std::fmt::Display| format!("{}: {error}", path.display());
     let file = File::open(path).map_err(|error| line(&error))?;
     files::settle(&file, unclean).map_err(|error| line(&error))?;
@@ -107,6 +121,10 @@ fn lease_ttl_min_s(config: &Config) -> i64 {
     i64::try_from(seconds).unwrap_or(i64::MAX)
 }
 
+fn request_timeout_ms(config: &Config) -> u64 {
+    REQUEST_TIMEOUT_MS + 2 * config.election_timeout_ms
+}
+
 fn node_options(config: &Config, metadata: Metadata, seed: u64) -> node::Options {
     node::Options {
         metadata,
@@ -117,6 +135,11 @@ fn node_options(config: &Config, metadata: Metadata, seed: u64) -> node::Options
         quota_bytes: config.quota_bytes(),
         request_bytes_max: config.max_request_bytes,
         pending_max: rpc::PENDING_PROPOSALS_MAX,
+        patience_ms: request_timeout_ms(config),
+        snapshot_count: config.snapshot_count,
+        catch_up_entries: SNAPSHOT_CATCHUP_ENTRIES,
+        corrupt_check_ms: Some(CORRUPT_CHECK_MS),
+        strict_reconfig_check: true,
         retention: match config.auto_compaction {
             AutoCompaction::Off => Retention::Off,
             AutoCompaction::Periodic { retention_ms } => Retention::Periodic { retention_ms },
@@ -140,7 +163,9 @@ fn rpc_options(config: &Config) -> rpc::Options {
     rpc::Options {
         max_txn_ops: config.max_txn_ops,
         max_request_bytes: config.max_request_bytes,
-        request_timeout_ms: REQUEST_TIMEOUT_MS + 2 * config.election_timeout_ms,
+        request_timeout_ms: request_timeout_ms(config),
+        max_learners: MAX_LEARNERS,
+        unix_ms_at_start: 0,
         progress_interval_ms: config.watch_progress_notify_interval_ms,
         h2: h2::Limits {
             concurrent_streams_max: config

@@ -23,8 +23,10 @@ use super::limits::{
 use super::log_disk::LogDisk;
 use super::notify::Notify;
 use super::segments::Created;
+use super::snapshot_disk::{Done, SnapshotDisk};
 use super::store_disk::{Grown, StoreDisk};
 use super::{fatal, uring};
+use crate::node::{SnapshotOp, StopReason};
 use crate::rpc::{ConnId, ListenerKind, Server};
 use crate::store;
 use bytes::Bytes;
@@ -43,7 +45,8 @@ pub struct Core {
     server: RefCell<Server>,
     clock: Clock,
     log_disk: LogDisk,
-    store_disk: StoreDisk,
+    store_disk: RefCell<Rc<StoreDisk>>,
+    snapshot_disk: SnapshotDisk,
     wake: Notify,
     connections: RefCell<HashMap<ConnId, Rc<Connection>>>,
     connections_max: usize,
@@ -59,13 +62,20 @@ pub struct Core {
 }
 
 impl Core {
-    pub fn new(server: Server, clock: Clock, log_disk: LogDisk, store_disk: StoreDisk) -> Rc<Core> {
+    pub fn new(
+        server: Server,
+        clock: Clock,
+        log_disk: LogDisk,
+        store_disk: StoreDisk,
+        snapshot_disk: SnapshotDisk,
+    ) -> Rc<Core> {
         let fds = uring::soft_limit(libc::RLIMIT_NOFILE).saturating_sub(FDS_RESERVED);
         Rc::new(Core {
             server: RefCell::new(server),
             clock,
             log_disk,
-            store_disk,
+            store_disk: RefCell::new(Rc::new(store_disk)),
+            snapshot_disk,
             wake: Notify::default(),
             connections: RefCell::default(),
             connections_max: usize::try_from(fds).unwrap_or(usize::MAX).clamp(1, CONNECTIONS_MAX),
@@ -93,6 +103,11 @@ impl Core {
 
     pub fn is_ready(&self) -> bool {
         self.server.borrow().is_ready()
+    }
+
+    /// Why the member has to end, if it has.
+    pub fn stop_reason(&self) -> Option<StopReason> {
+        self.server.borrow().stop_reason()
     }
 
     pub fn is_stopping(&self) -> bool {
@@ -147,6 +162,7 @@ impl Core {
         }
         let writes_log = self.start_log_operations();
         self.start_store_operations();
+        self.start_snapshot_operations();
         let mut dirty = self.dirty.take();
         self.server.borrow_mut().drain_dirty(&mut dirty);
         if writes_log && dirty.len() >= FENCE_CONNECTIONS_MIN {
@@ -252,29 +268,51 @@ impl Core {
     }
 
     fn start_store_operations(self: &Rc<Self>) {
-        while self.store_disk.in_flight() < STORE_OPS_IN_FLIGHT_MAX {
+        while self.store_disk.borrow().in_flight() < STORE_OPS_IN_FLIGHT_MAX {
             let next = self.server.borrow_mut().next_store_op();
             let Some((id, op)) = next else { return };
             let core = self.clone();
-            self.store_disk.started();
+            self.store_disk.borrow().started();
             glommio::spawn_local(async move { core.store_operation(id, op).await }).detach();
         }
     }
 
     async fn store_operation(&self, id: store::OpId, op: store::Op) {
-        let disk = &self.store_disk;
-        let mut grown = Grown::Done;
-        match op {
-            store::Op::Grow { len } => grown = disk.grow(len).await,
-            store::Op::Write { offset, data } => disk.write(offset, data).await,
-            store::Op::Sync => disk.sync().await,
-            store::Op::Truncate { len } => disk.truncate(len).await,
-        }
+        let disk = self.store_disk.borrow().clone();
+        let grown = disk.run(op).await;
         disk.finished();
         let now_ms = self.clock.now_ms();
         match grown {
             Grown::Done => self.server.borrow_mut().store_op_done(id, now_ms),
             Grown::NoSpace => self.server.borrow_mut().store_no_space(id, now_ms),
+        }
+        self.wake.notify();
+    }
+
+    fn start_snapshot_operations(self: &Rc<Self>) {
+        loop {
+            let next = self.server.borrow_mut().next_snapshot_op();
+            let Some(op) = next else { return };
+            let core = self.clone();
+            glommio::spawn_local(async move { core.snapshot_operation(op).await }).detach();
+        }
+    }
+
+    async fn snapshot_operation(&self, op: SnapshotOp) {
+        let done = self.snapshot_disk.run(op).await;
+        let mut server = self.server.borrow_mut();
+        match done {
+            Done::Created(store) => server.snapshot_created(store),
+            Done::Store(id) => server.snapshot_store_op_done(id),
+            Done::Installed(disk) => {
+                self.store_disk.replace(Rc::new(disk));
+                if let Err(corruption) = server.snapshot_installed(self.clock.now_ms()) {
+                    fatal::corruption(&corruption);
+                }
+                tracing::info!("the state of another member was installed");
+            }
+            Done::Discarded => server.snapshot_discarded(),
+            Done::NoSpace(id) => server.snapshot_no_space(id),
         }
         self.wake.notify();
     }

@@ -8,6 +8,7 @@
 use super::glommio_files::{self, blocking, plain};
 use super::limits::ZERO_PIECE_BYTES;
 use super::{fatal, files};
+use crate::store;
 use glommio::io::{BufferedFile, OpenOptions};
 use std::cell::Cell;
 use std::fs::File;
@@ -56,6 +57,17 @@ impl StoreDisk {
 
     pub fn finished(&self) {
         self.in_flight.set(self.in_flight.get() - 1);
+    }
+
+    /// Carries out one operation. Only growing can come to nothing.
+    pub async fn run(&self, op: store::Op) -> Grown {
+        match op {
+            store::Op::Grow { len } => return self.grow(len).await,
+            store::Op::Write { offset, data } => self.write(offset, data).await,
+            store::Op::Sync => self.sync().await,
+            store::Op::Truncate { len } => self.truncate(len).await,
+        }
+        Grown::Done
     }
 
     /// Makes the file `len` bytes long with all blocks reserved, durably.

@@ -245,6 +245,28 @@ impl WatchHub {
         Ok(())
     }
 
+    /// The state was replaced by a later one, at revision `current`: watchers catch up with it, and
+    /// those who have missed what is compacted there hear so.
+    pub fn replaced(&mut self, current: i64) {
+        if current <= self.notified {
+            return;
+        }
+        let notified = std::mem::replace(&mut self.notified, current);
+        let mut behind = Vec::new();
+        for (slot, watcher) in &mut self.watchers {
+            if watcher.synced {
+                watcher.next = watcher.next.max(notified + 1);
+                watcher.synced = watcher.next > current;
+                if !watcher.synced {
+                    behind.push(slot as u32);
+                }
+            }
+        }
+        for slot in behind {
+            self.fall_behind(slot);
+        }
+    }
+
     /// One slice of catching up. Tells whether more could be done at once; watchers whose stream
     /// takes no more are not counted.
     pub fn catch_up(&mut self, reader: Reader<'_>, sink: &mut dyn Sink) -> Result<bool, MvccError> {

@@ -1,0 +1,253 @@
+//! Proposals on their way: from whoever asks on this member, through the leader, whoever that is,
+//! to the outcome that this member finds when it applies the entry.
+//!
+//! A proposal that nobody can have appended — there is no leader, or the leader said no — is made
+//! again. One that was given to a leader is not: it may be in a log, and would take effect twice.
+//! If no outcome comes, its time ends here, and whoever asked does not know what became of it.
+//!
+//! Invariant: each open proposal is here once, with its bytes as long as it may have to be made
+//! again; their number and their bytes are bounded.
+
+use std::collections::VecDeque;
+
+use bytes::Bytes;
+
+use super::limits::FORWARDED_BYTES_MAX;
+use super::message::{PeerMessage, Refusal};
+use super::{Node, Output};
+use crate::apply::Outcome;
+use crate::apply::envelope::{self, Kind};
+use crate::raft::{self, EntryKind, NodeId};
+
+/// Why a request did not become an entry.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ProposeError {
+    TooManyRequests,
+    TooLarge,
+}
+
+struct Open {
+    id: u64,
+    since_ms: u64,
+    /// Answered, and only still here since an older one is not.
+    is_closed: bool,
+    /// To be made again.
+    is_waiting: bool,
+    /// Kept by a member that does not lead.
+    entry: Option<(EntryKind, Bytes)>,
+}
+
+#[derive(Default)]
+pub(super) struct Proposals {
+    /// In rising order of their ids, which is that of their age.
+    queue: VecDeque<Open>,
+    open: usize,
+    bytes: usize,
+    /// Ids of those to be made again.
+    waiting: Vec<u64>,
+    /// Not before.
+    retry_ms: u64,
+    pub(super) failed_total: u64,
+}
+
+impl Proposals {
+    fn insert(&mut self, id: u64, now_ms: u64, entry: Option<(EntryKind, Bytes)>) {
+        self.bytes += entry.as_ref().map_or(0, |(_, data)| data.len());
+        self.open += 1;
+        let (is_closed, is_waiting) = (false, false);
+        self.queue.push_back(Open { id, since_ms: now_ms, is_closed, is_waiting, entry });
+    }
+
+    fn find(&mut self, id: u64) -> Option<&mut Open> {
+        let place = match self.queue.front() {
+            Some(first) if first.id == id => 0,
+            _ => self.queue.binary_search_by_key(&id, |open| open.id).ok()?,
+        };
+        self.queue.get_mut(place).filter(|open| !open.is_closed)
+    }
+
+    /// Whether the id is that of an open proposal, which it is no longer.
+    pub(super) fn close(&mut self, id: u64) -> bool {
+        let Some(open) = self.find(id) else { return false };
+        open.is_closed = true;
+        let entry = open.entry.take();
+        self.bytes -= entry.map_or(0, |(_, data)| data.len());
+        self.open -= 1;
+        while self.queue.pop_front_if(|open| open.is_closed).is_some() {}
+        true
+    }
+
+    pub(super) fn len(&self) -> usize {
+        self.open
+    }
+
+    /// Ends what is older than `since_ms`.
+    fn expire(&mut self, since_ms: u64) {
+        let before = self.open;
+        while let Some(id) = self.queue.front().filter(|o| o.since_ms < since_ms).map(|o| o.id) {
+            self.close(id);
+        }
+        if self.open < before {
+            self.failed_total += (before - self.open) as u64;
+            let oldest = self.queue.front().map_or(u64::MAX, |open| open.id);
+            self.waiting.retain(|id| *id >= oldest);
+        }
+    }
+}
+
+impl Node {
+    pub fn pending_proposals(&self) -> usize {
+        self.proposals.len()
+    }
+
+    /// Proposals that failed since the start.
+    pub fn failed_proposals(&self) -> u64 {
+        self.proposals.failed_total
+    }
+
+    /// Proposes an encoded message of `kind`, at whichever member leads. The outcome carries the id
+    /// that is returned; without one in `Options::patience_ms` nothing is known of it any more.
+    pub fn propose(&mut self, kind: Kind, request: &[u8]) -> Result<u64, ProposeError> {
+        self.check_room()?;
+        let id = self.fresh_id();
+        let entry = envelope::wrap(id, kind, request);
+        if entry.len() > self.options.request_bytes_max {
+            return Err(ProposeError::TooLarge);
+        }
+        self.submit(id, EntryKind::Normal, entry.into())?;
+        Ok(id)
+    }
+
+    pub(super) fn check_room(&self) -> Result<(), ProposeError> {
+        if self.proposals.len() >= self.options.pending_max || self.is_choked() {
+            return Err(ProposeError::TooManyRequests);
+        }
+        Ok(())
+    }
+
+    pub(super) fn submit(
+        &mut self,
+        id: u64,
+        kind: EntryKind,
+        entry: Bytes,
+    ) -> Result<(), ProposeError> {
+        if kind == EntryKind::Normal && self.raft.is_accepting() {
+            if self.raft.propose(entry).is_err() {
+                return Err(ProposeError::TooManyRequests);
+            }
+            self.proposals.insert(id, self.now_ms, None);
+            return Ok(());
+        }
+        if self.proposals.bytes + entry.len() > FORWARDED_BYTES_MAX {
+            return Err(ProposeError::TooManyRequests);
+        }
+        self.proposals.insert(id, self.now_ms, Some((kind, entry)));
+        self.pass_on(id);
+        Ok(())
+    }
+
+    /// Gives an open proposal to the leader, or keeps it until there is one.
+    fn pass_on(&mut self, id: u64) {
+        let Some(open) = self.proposals.find(id) else { return };
+        open.is_waiting = false;
+        let Some((kind, entry)) = open.entry.clone() else { return };
+        let refusal = match self.raft.leader() {
+            Some(leader) if leader != self.raft.id() => {
+                self.messages.push((leader, PeerMessage::Propose { id, kind, entry }));
+                return;
+            }
+            Some(_) => match self.append(kind, entry) {
+                Ok(()) => return,
+                Err(refusal) => refusal,
+            },
+            None => Refusal::NotLeader,
+        };
+        self.refused(id, refusal);
+    }
+
+    /// Appends a proposal of any member to the log, if this one leads.
+    fn append(&mut self, kind: EntryKind, entry: Bytes) -> Result<(), Refusal> {
+        match kind {
+            EntryKind::Normal => self.raft.propose(entry).map(drop).map_err(refusal_of),
+            EntryKind::ConfChange => self.append_change(&entry),
+        }
+    }
+
+    /// A proposal of another member.
+    pub(super) fn handle_propose(&mut self, from: NodeId, id: u64, kind: EntryKind, entry: Bytes) {
+        let is_sound = match kind {
+            // What is in the log is applied on all members without a question.
+            EntryKind::Normal => {
+                entry.len() <= self.options.request_bytes_max
+                    && envelope::unwrap(entry.clone()).is_ok_and(|(found, _)| found == id)
+            }
+            EntryKind::ConfChange => true,
+        };
+        let result = if !self.raft.is_leader() {
+            Err(Refusal::NotLeader)
+        } else if !is_sound {
+            Err(Refusal::Invalid)
+        } else if self.is_choked() {
+            Err(Refusal::TooManyRequests)
+        } else {
+            self.append(kind, entry)
+        };
+        if let Err(refusal) = result {
+            self.messages.push((from, PeerMessage::Refused { id, refusal }));
+        }
+    }
+
+    /// A proposal was not appended.
+    pub(super) fn refused(&mut self, id: u64, refusal: Refusal) {
+        let Some(open) = self.proposals.find(id).filter(|open| open.entry.is_some()) else {
+            return;
+        };
+        if matches!(refusal, Refusal::NotLeader | Refusal::Later) {
+            if !std::mem::replace(&mut open.is_waiting, true) {
+                self.proposals.waiting.push(id);
+                self.proposals.retry_ms = self.now_ms + self.options.heartbeat_ms;
+            }
+            return;
+        }
+        self.proposals.close(id);
+        self.proposals.failed_total += 1;
+        self.refusals.push((id, refusal));
+    }
+
+    /// Makes proposals again that nobody has taken, and ends those that took too long.
+    pub(super) fn retry_proposals(&mut self) {
+        self.proposals.expire(self.now_ms.saturating_sub(self.options.patience_ms));
+        let proposals = &mut self.proposals;
+        if proposals.waiting.is_empty()
+            || self.raft.leader().is_none()
+            || self.now_ms < proposals.retry_ms
+        {
+            return;
+        }
+        for id in std::mem::take(&mut proposals.waiting) {
+            self.pass_on(id);
+        }
+    }
+
+    /// An entry was applied: tells the outcome if it is one of ours.
+    pub(super) fn conclude(&mut self, outcome: Outcome, output: &mut Output) {
+        if self.is_own(outcome.id) && self.proposals.close(outcome.id) {
+            output.outcomes.push(outcome);
+        }
+    }
+
+    /// Whether an id may be that of a proposal of this start of this process.
+    fn is_own(&self, id: u64) -> bool {
+        id > self.options.first_id && id <= self.next_id
+    }
+}
+
+pub(super) fn refusal_of(error: raft::ProposeError) -> Refusal {
+    match error {
+        raft::ProposeError::NoLeader | raft::ProposeError::NotLeader { .. } => Refusal::NotLeader,
+        raft::ProposeError::Transferring { .. } | raft::ProposeError::SteppingDown => {
+            Refusal::Later
+        }
+        raft::ProposeError::TooManyUncommitted { .. } => Refusal::TooManyRequests,
+    }
+}

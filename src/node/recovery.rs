@@ -1,0 +1,209 @@
+//! What a member finds on its disk when it starts: the log's records, taken one by one, and what
+//! keeps them from being used.
+//!
+//! A snapshot that was installed replaces the log. Its record says so in the log; but the store gets
+//! its name before that record is durable. So a crash between the two leaves a store that the log
+//! knows nothing of, and what follows the store's applied index in the log is of a history that was
+//! given up. It is told by the entry at that very index: another term, or none at all.
+
+use std::collections::VecDeque;
+
+use bytes::Bytes;
+
+use super::record::{self, ENTRY, HARD_STATE, METADATA, Metadata, SNAPSHOT};
+use crate::mvcc::MvccError;
+use crate::raft::{Entry, HardState, LogIndex, LogPosition, RestoreError, Term};
+
+/// Why a member cannot start from what its disk holds.
+#[derive(Debug, thiserror::Error)]
+pub enum OpenError {
+    #[error("{0}")]
+    State(#[from] MvccError),
+    #[error("the log belongs to member {log:x?}, the command line names member {configured:x?}")]
+    Foreign { log: Metadata, configured: Metadata },
+    #[error("the log has a gap: entry {found} follows entry {expected_after}")]
+    Gap { expected_after: u64, found: u64 },
+    #[error("the log has an unreadable record of kind {kind}")]
+    Record { kind: u8 },
+    #[error("the log and the store do not fit together: {0}")]
+    Restore(#[from] RestoreError),
+    #[error("the members of the cluster and the configuration of its log disagree")]
+    Configuration,
+}
+
+/// What was read from the log, collected record by record while it is recovered.
+pub struct Recovered {
+    applied: LogPosition,
+    /// How many applied entries to keep for followers that are behind, and how many bytes.
+    keep: (usize, usize),
+    kept_bytes: usize,
+    pub(super) metadata: Option<Metadata>,
+    pub(super) hard_state: HardState,
+    /// Without a gap; some of them applied.
+    entries: VecDeque<Entry>,
+    /// The entry at the applied index is not the one that was applied.
+    is_void: bool,
+    error: Option<OpenError>,
+}
+
+impl Recovered {
+    /// `applied` is the last entry whose effect the store holds. Up to `keep_entries` and
+    /// `keep_bytes` before it are kept.
+    pub fn new(applied: (u64, u64), keep_entries: usize, keep_bytes: usize) -> Recovered {
+        Recovered {
+            applied: LogPosition { index: LogIndex(applied.0), term: Term(applied.1) },
+            keep: (keep_entries, keep_bytes),
+            kept_bytes: 0,
+            metadata: None,
+            hard_state: HardState::default(),
+            entries: VecDeque::new(),
+            is_void: false,
+            error: None,
+        }
+    }
+
+    /// Takes one record.
+    pub fn visit(&mut self, kind: u8, index: u64, data: Bytes) {
+        if self.error.is_some() {
+            return;
+        }
+        let understood = match kind {
+            METADATA => {
+                record::decode_metadata(&data).map(|metadata| self.metadata = Some(metadata))
+            }
+            HARD_STATE => record::decode_hard_state(&data).map(|state| self.hard_state = state),
+            ENTRY => record::decode_entry(index, data).map(|entry| self.entry(entry)),
+            SNAPSHOT => record::decode_snapshot(&data)
+                .filter(|position| position.index <= self.applied.index)
+                .map(|_| self.forget()),
+            _ => None,
+        };
+        if understood.is_none() {
+            self.error = Some(OpenError::Record { kind });
+        }
+    }
+
+    fn forget(&mut self) {
+        self.entries.clear();
+        self.kept_bytes = 0;
+        self.is_void = false;
+    }
+
+    /// A later entry with an index that is already there replaces it and what follows it.
+    fn entry(&mut self, entry: Entry) {
+        let applied = self.applied.index;
+        if entry.index > applied && self.is_void {
+            return;
+        }
+        while let Some(last) = self.entries.pop_back_if(|last| last.index >= entry.index) {
+            if last.index <= applied {
+                self.kept_bytes -= last.size_bytes();
+            }
+        }
+        let before = self.entries.back().map(|last| last.index);
+        if entry.index <= applied {
+            if before.is_some_and(|before| before.next() != entry.index) {
+                self.forget();
+            }
+            if entry.index == applied {
+                self.is_void = entry.term != self.applied.term;
+            }
+            self.kept_bytes += entry.size_bytes();
+            self.entries.push_back(entry);
+            while self.entries.len() > self.keep.0.max(1) || self.kept_bytes > self.keep.1 {
+                let Some(dropped) = self.entries.pop_front() else { break };
+                self.kept_bytes -= dropped.size_bytes();
+            }
+            return;
+        }
+        let before = before.unwrap_or(applied);
+        if entry.index != before.next() {
+            self.error = Some(OpenError::Gap { expected_after: before.0, found: entry.index.0 });
+            return;
+        }
+        self.entries.push_back(entry);
+    }
+
+    /// The log as Raft takes it up: where it begins, and what it holds.
+    pub(super) fn into_log(mut self) -> Result<(LogPosition, Vec<Entry>), OpenError> {
+        if let Some(error) = self.error {
+            return Err(error);
+        }
+        let reaches = self.entries.back().is_some_and(|last| last.index >= self.applied.index);
+        if self.is_void || !reaches {
+            return Ok((self.applied, Vec::new()));
+        }
+        let start = match self.entries.pop_front_if(|first| first.index <= self.applied.index) {
+            Some(first) => first.position(),
+            None => self.applied,
+        };
+        Ok((start, self.entries.into()))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::raft::EntryKind;
+
+    fn visit(recovered: &mut Recovered, index: u64, term: u64) {
+        let (index, term) = (LogIndex(index), Term(term));
+        let entry = Entry { term, index, kind: EntryKind::Normal, data: Bytes::new() };
+        let record = record::entry_head(&entry);
+        recovered.visit(ENTRY, index.0, Bytes::copy_from_slice(&record));
+    }
+
+    fn log(recovered: Recovered) -> (u64, Vec<(u64, u64)>) {
+        let (start, entries) = recovered.into_log().unwrap();
+        (start.index.0, entries.iter().map(|e| (e.index.0, e.term.0)).collect())
+    }
+
+    #[test]
+    fn some_applied_entries_stay_for_followers_that_are_behind() {
+        let mut recovered = Recovered::new((10, 1), 4, 1 << 20);
+        (1..=12).for_each(|index| visit(&mut recovered, index, 1));
+        let (start, entries) = log(recovered);
+        assert_eq!(start, 7);
+        assert_eq!(entries, [(8, 1), (9, 1), (10, 1), (11, 1), (12, 1)]);
+    }
+
+    #[test]
+    fn a_suffix_that_was_replaced_is_gone_whether_it_is_applied_or_not() {
+        let mut recovered = Recovered::new((3, 2), 100, 1 << 20);
+        [(1, 1), (2, 1), (3, 1), (4, 1), (3, 2), (4, 2), (5, 2), (4, 3)]
+            .into_iter()
+            .for_each(|(index, term)| visit(&mut recovered, index, term));
+        assert_eq!(log(recovered), (1, vec![(2, 1), (3, 2), (4, 3)]));
+    }
+
+    #[test]
+    fn what_follows_another_entry_than_the_applied_one_is_of_another_history() {
+        let mut recovered = Recovered::new((3, 5), 100, 1 << 20);
+        (1..=6).for_each(|index| visit(&mut recovered, index, 4));
+        assert_eq!(log(recovered), (3, vec![]));
+        let mut short = Recovered::new((30, 5), 100, 1 << 20);
+        (1..=6).for_each(|index| visit(&mut short, index, 4));
+        assert_eq!(log(short), (30, vec![]));
+    }
+
+    #[test]
+    fn the_record_of_a_snapshot_ends_the_log_before_it() {
+        let mut recovered = Recovered::new((30, 5), 100, 1 << 20);
+        (1..=6).for_each(|index| visit(&mut recovered, index, 4));
+        let position = LogPosition { index: LogIndex(30), term: Term(5) };
+        let record = record::encode_snapshot(position);
+        recovered.visit(SNAPSHOT, 0, Bytes::copy_from_slice(&record));
+        visit(&mut recovered, 31, 6);
+        assert_eq!(log(recovered), (30, vec![(31, 6)]));
+    }
+
+    #[test]
+    fn a_gap_is_an_error() {
+        let mut recovered = Recovered::new((3, 1), 100, 1 << 20);
+        visit(&mut recovered, 5, 1);
+        assert!(matches!(
+            recovered.into_log(),
+            Err(OpenError::Gap { expected_after: 3, found: 5 })
+        ));
+    }
+}
