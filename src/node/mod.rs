@@ -333,7 +333,10 @@ impl Node {
     fn is_caught_up(&self) -> bool {
         let commit = self.raft.commit_index();
         let knows = || self.raft.term_at(commit) == Some(self.raft.term());
-        self.raft.leader().is_some()
+        // A member that joins begins with nothing.
+        let is_founded = self.applier.applied_index() > 0;
+        is_founded
+            && self.raft.leader().is_some()
             && (!self.raft.is_leader() || knows())
             && self.applier.applied_index() >= commit.0
     }
@@ -427,7 +430,9 @@ impl Node {
         }
         let mut deadline =
             self.next_tick_ms.min(self.checkpoint.next_deadline(&self.applier.store));
-        for other in [self.compactor.next_deadline(), self.applier.lessor.next_deadline()] {
+        // Others only watch their leases: they would look for ever at one that has expired.
+        let leases = self.applier.lessor.next_deadline().filter(|_| self.raft.is_leader());
+        for other in [self.compactor.next_deadline(), leases] {
             deadline = deadline.min(other.unwrap_or(u64::MAX));
         }
         deadline
