@@ -28,7 +28,7 @@ impl Server {
                     }
                 }
                 Event::Data { stream, data, end_stream } => {
-                    self.data(id, stream, data, now_ms);
+                    self.data(id, stream, data);
                     if end_stream {
                         self.end_of_request(id, stream);
                     }
@@ -80,7 +80,7 @@ impl Server {
         }
     }
 
-    fn data(&mut self, id: ConnId, stream: StreamId, data: Bytes, now_ms: u64) {
+    fn data(&mut self, id: ConnId, stream: StreamId, data: Bytes) {
         let Some(connection) = self.connections.get(id) else { return };
         let Some(decoder) = connection.calls.get_mut(&stream).and_then(Call::decoder) else {
             return;
@@ -90,7 +90,7 @@ impl Server {
             && let Some(decoder) = connection.calls.get_mut(&stream).and_then(Call::decoder)
         {
             match decoder.next_message() {
-                Ok(Some(message)) => self.message(id, stream, message, now_ms),
+                Ok(Some(message)) => self.message(id, stream, message),
                 Ok(None) => return,
                 Err(status) => return self.fail(id, stream, status.into()),
             }
@@ -98,7 +98,7 @@ impl Server {
     }
 
     /// One whole message of a client.
-    fn message(&mut self, id: ConnId, stream: StreamId, message: Bytes, now_ms: u64) {
+    fn message(&mut self, id: ConnId, stream: StreamId, message: Bytes) {
         let Some(connection) = self.connections.get(id) else { return };
         let (method, deadline_ms) = match connection.calls.get(&stream) {
             Some(Call::Open(call)) => (call.method, call.deadline_ms),

@@ -53,6 +53,11 @@ const TXN: &str = "/etcdserverpb.KV/Txn";
 const COMPACT: &str = "/etcdserverpb.KV/Compact";
 const GRANT: &str = "/etcdserverpb.Lease/LeaseGrant";
 const REVOKE: &str = "/etcdserverpb.Lease/LeaseRevoke";
+const MEMBER_ADD: &str = "/etcdserverpb.Cluster/MemberAdd";
+const MEMBER_REMOVE: &str = "/etcdserverpb.Cluster/MemberRemove";
+const MEMBER_UPDATE: &str = "/etcdserverpb.Cluster/MemberUpdate";
+const MEMBER_PROMOTE: &str = "/etcdserverpb.Cluster/MemberPromote";
+const MOVE_LEADER: &str = "/etcdserverpb.Maintenance/MoveLeader";
 const HASH_KV: &str = "/etcdserverpb.Maintenance/HashKV";
 
 const COMPACTED: &str = "mvcc: required revision has been compacted";
@@ -60,6 +65,8 @@ const FUTURE: &str = "mvcc: required revision is a future revision";
 const NO_KEY: &str = "key is not provided";
 const NOT_THERE: &str = "key not found";
 const DUPLICATE: &str = "duplicate key given in txn request";
+const NO_MEMBER: &str = "member not found";
+const BAD_URLS: &str = "given member URLs are invalid";
 const NO_LEASE: &str = "requested lease not found";
 
 fn range(key: &str) -> pb::RangeRequest {
@@ -102,6 +109,48 @@ fn cases() -> Vec<Case> {
     let compare = pb::Compare { key: Bytes::from_static(b"a"), ..Default::default() };
     let nested = |inner| op(RequestTxn(txn(inner)));
     vec![
+        case(
+            "a new member without URLs",
+            MEMBER_ADD,
+            pb::MemberAddRequest::default(),
+            INVALID_ARGUMENT,
+            BAD_URLS,
+        ),
+        case(
+            "a new member with a URL that is none",
+            MEMBER_ADD,
+            pb::MemberAddRequest { peer_urls: vec!["http://a".into()], is_learner: true },
+            INVALID_ARGUMENT,
+            BAD_URLS,
+        ),
+        case(
+            "removing a member that is not there",
+            MEMBER_REMOVE,
+            pb::MemberRemoveRequest { id: 1 },
+            NOT_FOUND,
+            NO_MEMBER,
+        ),
+        case(
+            "new URLs for a member that is not there",
+            MEMBER_UPDATE,
+            pb::MemberUpdateRequest { id: 1, peer_urls: vec!["http://a:1".into()] },
+            NOT_FOUND,
+            NO_MEMBER,
+        ),
+        case(
+            "promoting a member that is not there",
+            MEMBER_PROMOTE,
+            pb::MemberPromoteRequest { id: 1 },
+            NOT_FOUND,
+            NO_MEMBER,
+        ),
+        case(
+            "leadership for a member that is not there",
+            MOVE_LEADER,
+            pb::MoveLeaderRequest { target_id: 1 },
+            FAILED_PRECONDITION,
+            "bad leader transferee",
+        ),
         case("range without a key", RANGE, range(""), INVALID_ARGUMENT, NO_KEY),
         case("streamed range without a key", RANGE_STREAM, range(""), INVALID_ARGUMENT, NO_KEY),
         case("put without a key", PUT, put(""), INVALID_ARGUMENT, NO_KEY),
