@@ -180,6 +180,8 @@ pub struct Leadership {
     pub elected_ms: u64,
     /// Leaders seen.
     pub changes: u64,
+    /// The last term in which this member led and knew it.
+    pub led_term: Term,
 }
 
 impl Node {
@@ -448,7 +450,8 @@ impl Node {
     }
 
     fn expire_leases(&mut self, now_ms: u64) {
-        if !self.raft.is_leader() {
+        // A new leader gives them more time before it looks at any.
+        if !self.raft.is_leader() || self.leadership.led_term != self.raft.term() {
             return;
         }
         for LeaseId(id) in self.applier.lessor.expired(now_ms, LEASE_REVOKES_PER_TURN) {
@@ -533,21 +536,21 @@ impl Node {
     }
 
     fn note_leadership(&mut self, state: SoftState) {
-        let before = self.leadership.leader;
-        if state.leader == before {
+        let now_ms = self.now_ms;
+        if state.role == Role::Leader && self.leadership.led_term != state.term {
+            // It does not know when leases were last renewed. A former leader that has not noticed
+            // may renew some for another election timeout.
+            self.leadership.led_term = state.term;
+            self.applier.lessor.extend_all(now_ms, self.options.election_ms);
+        }
+        if state.leader == self.leadership.leader {
             return;
         }
-        let now_ms = self.now_ms;
         self.leadership.leader = state.leader;
         self.leadership.since_ms = now_ms;
         if state.leader.is_some() {
             self.leadership.elected_ms = now_ms;
             self.leadership.changes += 1;
-        }
-        if state.role == Role::Leader {
-            // It does not know when leases were last renewed. A former leader that has not noticed
-            // may renew some for another election timeout.
-            self.applier.lessor.extend_all(now_ms, self.options.election_ms);
         }
     }
 

