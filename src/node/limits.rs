@@ -53,3 +53,7 @@ pub const HASH_SLICE: usize = 512;
 
 /// Hashes that other members wait for; beyond, a question is not answered. One leader asks for one.
 pub const HASH_REQUESTS_MAX: usize = 4;
+
+/// Proposals of one other member that a leader remembers, to know a doubled one: more than a member
+/// may have open (`Options::pending_max` is 10,000).
+pub const TAKEN_IDS_MAX: usize = 16_384;

@@ -9,15 +9,20 @@ use crate::raft::{self, EntryKind, SnapshotMeta};
 pub enum PeerMessage {
     Raft(raft::Message),
     /// A proposal of a member that does not lead, for the leader to append. `entry` is what the log
-    /// gets; the sender finds its outcome when it applies it itself, by `id`.
+    /// gets; the sender finds its outcome when it applies it itself, by `id`. Only who leads in
+    /// `term` may take it, and no more than once: so a late or doubled one has no effect when the
+    /// sender has tried again elsewhere.
     Propose {
         id: u64,
+        attempt: u64,
+        term: raft::Term,
         kind: EntryKind,
         entry: Bytes,
     },
-    /// The proposal `id` was not appended.
+    /// The proposal `id` was not appended by this attempt, and will not be.
     Refused {
         id: u64,
+        attempt: u64,
         refusal: Refusal,
     },
     /// A keep-alive that a client sent to a member that does not lead.

@@ -64,7 +64,7 @@ use limits::{
     LOG_KEPT_BYTES_MAX,
 };
 use peers::Heard;
-use proposals::Proposals;
+use proposals::{Proposals, Taken};
 use snapshot::{Incoming, Outgoing};
 
 #[derive(Clone, Debug)]
@@ -144,6 +144,7 @@ pub struct Node {
     lost_reads: Vec<u64>,
     last_read: u64,
     proposals: Proposals,
+    taken: Taken,
     refusals: Vec<(u64, Refusal)>,
     messages: Vec<(NodeId, PeerMessage)>,
     /// The other members, as they were heard.
@@ -249,6 +250,7 @@ impl Node {
             lost_reads: Vec::new(),
             last_read: 0,
             proposals: Proposals::default(),
+            taken: Taken::default(),
             refusals: Vec::new(),
             messages: Vec::new(),
             heard: Vec::new(),

@@ -1,6 +1,7 @@
 //! What other members say, and when they were last heard.
 
 use super::message::{PeerMessage, SnapshotMessage};
+use super::proposals::Forwarded;
 use super::snapshot::Answer;
 use super::{LeaseAnswer, Node, StopReason};
 use crate::mvcc::HashKvValue;
@@ -29,10 +30,10 @@ impl Node {
         self.note_heard(from);
         match message {
             PeerMessage::Raft(message) => self.handle_raft(from, message),
-            PeerMessage::Propose { id, kind, entry } => {
-                self.handle_propose(from, id, kind, entry);
+            PeerMessage::Propose { id, attempt, term, kind, entry } => {
+                self.handle_propose(from, Forwarded { id, attempt, term, kind, entry });
             }
-            PeerMessage::Refused { id, refusal } => self.refused(id, refusal),
+            PeerMessage::Refused { id, attempt, refusal } => self.refused(id, attempt, refusal),
             PeerMessage::Gone => self.is_gone = true,
             PeerMessage::Snapshot(message) => self.handle_snapshot(from, message),
             PeerMessage::LeaseRenew { context, lease } => {

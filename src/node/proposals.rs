@@ -8,16 +8,16 @@
 //! Invariant: each open proposal is here once, with its bytes as long as it may have to be made
 //! again; their number and their bytes are bounded.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 
 use bytes::Bytes;
 
-use super::limits::FORWARDED_BYTES_MAX;
+use super::limits::{FORWARDED_BYTES_MAX, TAKEN_IDS_MAX};
 use super::message::{PeerMessage, Refusal};
 use super::{Node, Output};
 use crate::apply::Outcome;
 use crate::apply::envelope::{self, Kind};
-use crate::raft::{self, EntryKind, NodeId};
+use crate::raft::{self, EntryKind, NodeId, Term};
 
 /// Why a request did not become an entry.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -33,6 +33,8 @@ struct Open {
     is_closed: bool,
     /// To be made again.
     is_waiting: bool,
+    /// Which one is under way; a refusal of an earlier one says nothing any more.
+    attempt: u64,
     /// Kept by a member that does not lead.
     entry: Option<(EntryKind, Bytes)>,
 }
@@ -54,8 +56,8 @@ impl Proposals {
     fn insert(&mut self, id: u64, now_ms: u64, entry: Option<(EntryKind, Bytes)>) {
         self.bytes += entry.as_ref().map_or(0, |(_, data)| data.len());
         self.open += 1;
-        let (is_closed, is_waiting) = (false, false);
-        self.queue.push_back(Open { id, since_ms: now_ms, is_closed, is_waiting, entry });
+        let (is_closed, is_waiting, attempt) = (false, false, 0);
+        self.queue.push_back(Open { id, since_ms: now_ms, is_closed, is_waiting, attempt, entry });
     }
 
     fn find(&mut self, id: u64) -> Option<&mut Open> {
@@ -91,6 +93,59 @@ impl Proposals {
             self.failed_total += (before - self.open) as u64;
             let oldest = self.queue.front().map_or(u64::MAX, |open| open.id);
             self.waiting.retain(|id| *id >= oldest);
+        }
+    }
+}
+
+/// A proposal as another member sent it.
+pub(super) struct Forwarded {
+    pub id: u64,
+    pub attempt: u64,
+    pub term: Term,
+    pub kind: EntryKind,
+    pub entry: Bytes,
+}
+
+/// The proposals that this leader saw in its term, by the member that sent them. The network may
+/// double a message: what was appended is never taken again, and what was refused only if its sender
+/// tries again. What is too old to be remembered counts as doubled.
+#[derive(Default)]
+pub(super) struct Taken {
+    term: Term,
+    by: BTreeMap<NodeId, Seen>,
+}
+
+#[derive(Default)]
+struct Seen {
+    /// By id, the attempts that are of no use any more: all, or those up to this one.
+    attempts: BTreeMap<u64, u64>,
+    /// Ids up to here are forgotten.
+    floor: u64,
+}
+
+impl Taken {
+    /// Whether the proposal may be appended.
+    fn take(&mut self, term: Term, from: NodeId, id: u64, attempt: u64) -> bool {
+        if self.term != term {
+            *self = Taken { term, by: BTreeMap::new() };
+        }
+        let seen = self.by.entry(from).or_default();
+        if id <= seen.floor || seen.attempts.get(&id).is_some_and(|last| *last >= attempt) {
+            return false;
+        }
+        seen.attempts.insert(id, u64::MAX);
+        while seen.attempts.len() > TAKEN_IDS_MAX
+            && let Some((oldest, _)) = seen.attempts.pop_first()
+        {
+            seen.floor = oldest;
+        }
+        true
+    }
+
+    /// This attempt came to nothing; a later one may.
+    fn refuse(&mut self, from: NodeId, id: u64, attempt: u64) {
+        if let Some(last) = self.by.get_mut(&from).and_then(|seen| seen.attempts.get_mut(&id)) {
+            *last = attempt;
         }
     }
 }
@@ -150,10 +205,14 @@ impl Node {
     fn pass_on(&mut self, id: u64) {
         let Some(open) = self.proposals.find(id) else { return };
         open.is_waiting = false;
+        open.attempt += 1;
+        let attempt = open.attempt;
         let Some((kind, entry)) = open.entry.clone() else { return };
         let refusal = match self.raft.leader() {
             Some(leader) if leader != self.raft.id() => {
-                self.messages.push((leader, PeerMessage::Propose { id, kind, entry }));
+                let term = self.raft.term();
+                let message = PeerMessage::Propose { id, attempt, term, kind, entry };
+                self.messages.push((leader, message));
                 return;
             }
             Some(_) => match self.append(kind, entry) {
@@ -162,7 +221,7 @@ impl Node {
             },
             None => Refusal::NotLeader,
         };
-        self.refused(id, refusal);
+        self.refused(id, attempt, refusal);
     }
 
     /// Appends a proposal of any member to the log, if this one leads.
@@ -174,7 +233,8 @@ impl Node {
     }
 
     /// A proposal of another member.
-    pub(super) fn handle_propose(&mut self, from: NodeId, id: u64, kind: EntryKind, entry: Bytes) {
+    pub(super) fn handle_propose(&mut self, from: NodeId, proposal: Forwarded) {
+        let Forwarded { id, attempt, term, kind, entry } = proposal;
         let is_sound = match kind {
             // What is in the log is applied on all members without a question.
             EntryKind::Normal => {
@@ -183,25 +243,34 @@ impl Node {
             }
             EntryKind::ConfChange => true,
         };
-        let result = if !self.raft.is_leader() {
+        let result = if !self.raft.is_leader() || self.raft.term() != term {
             Err(Refusal::NotLeader)
-        } else if !is_sound {
-            Err(Refusal::Invalid)
-        } else if self.is_choked() {
-            Err(Refusal::TooManyRequests)
+        } else if !self.taken.take(term, from, id, attempt) {
+            return;
         } else {
-            self.append(kind, entry)
+            let result = if !is_sound {
+                Err(Refusal::Invalid)
+            } else if self.is_choked() {
+                Err(Refusal::TooManyRequests)
+            } else {
+                self.append(kind, entry)
+            };
+            if result.is_err() {
+                self.taken.refuse(from, id, attempt);
+            }
+            result
         };
         if let Err(refusal) = result {
-            self.messages.push((from, PeerMessage::Refused { id, refusal }));
+            self.messages.push((from, PeerMessage::Refused { id, attempt, refusal }));
         }
     }
 
-    /// A proposal was not appended.
-    pub(super) fn refused(&mut self, id: u64, refusal: Refusal) {
-        let Some(open) = self.proposals.find(id).filter(|open| open.entry.is_some()) else {
+    /// A proposal was not appended by one of the attempts.
+    pub(super) fn refused(&mut self, id: u64, attempt: u64, refusal: Refusal) {
+        let Some(open) = self.proposals.find(id) else { return };
+        if open.entry.is_none() || open.attempt != attempt {
             return;
-        };
+        }
         if matches!(refusal, Refusal::NotLeader | Refusal::Later) {
             if !std::mem::replace(&mut open.is_waiting, true) {
                 self.proposals.waiting.push(id);
@@ -249,5 +318,27 @@ pub(super) fn refusal_of(error: raft::ProposeError) -> Refusal {
             Refusal::Later
         }
         raft::ProposeError::TooManyUncommitted { .. } => Refusal::TooManyRequests,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_leader_takes_a_proposal_once_in_its_term_and_a_refused_one_when_it_is_made_again() {
+        let mut taken = Taken::default();
+        let (term, from) = (Term(3), NodeId(1));
+        assert!(taken.take(term, from, 7, 1) && !taken.take(term, from, 7, 1));
+        assert!(taken.take(term, from, 8, 1));
+        taken.refuse(from, 8, 1);
+        assert!(!taken.take(term, from, 8, 1), "a late double of the refused attempt");
+        assert!(taken.take(term, from, 8, 2) && !taken.take(term, from, 8, 3));
+        assert!(taken.take(term, NodeId(2), 7, 1), "another member's");
+        assert!(taken.take(Term(4), from, 7, 1), "another term");
+        for id in 100..100 + TAKEN_IDS_MAX as u64 {
+            assert!(taken.take(Term(4), from, id, 1));
+        }
+        assert!(!taken.take(Term(4), from, 7, 2), "too old to be remembered");
     }
 }
