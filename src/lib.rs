@@ -7,6 +7,8 @@ pub mod grpc;
 pub mod h2;
 pub mod lease;
 pub mod membership;
+#[doc(hidden)]
+pub mod mutants;
 pub mod mvcc;
 pub mod node;
 pub mod proto;

@@ -9,8 +9,11 @@ use std::{fmt, fs, iter};
 /// Everything that is not here is forbidden; a new edge is a decision, to be made here.
 const EDGES: &[(&str, &[&str])] = &[
     // Leaves: they know none of the others, so that each can be tested, replaced and read alone.
-    ("raft", &[]),
-    ("store", &[]),
+    ("raft", &["mutants"]),
+    // Switches for known bugs, in whoever has one; compiled to nothing but for showing that tests find
+    // them.
+    ("mutants", &[]),
+    ("store", &["mutants"]),
     ("h2", &[]),
     ("grpc", &[]),
     ("proto", &[]),
@@ -20,11 +23,11 @@ const EDGES: &[(&str, &[&str])] = &[
     ("version", &[]),
     ("membership", &[]),
     // Meaning: revisions, leases, and what an entry does to them.
-    ("mvcc", &["store", "proto"]),
-    ("lease", &["store", "proto"]),
-    ("apply", &["mvcc", "lease", "membership", "store", "proto"]),
+    ("mvcc", &["store", "proto", "mutants"]),
+    ("lease", &["store", "proto", "mutants"]),
+    ("apply", &["mvcc", "lease", "membership", "store", "proto", "mutants"]),
     // Composition: what the simulator runs as well.
-    ("node", &["apply", "membership", "mvcc", "lease", "raft", "wal", "store", "proto"]),
+    ("node", &["apply", "membership", "mvcc", "lease", "raft", "wal", "store", "proto", "mutants"]),
     // Services. The types of `wal`, `raft` and `store` only pass through, to the shell and back.
     (
         "rpc",
@@ -42,6 +45,7 @@ const EDGES: &[(&str, &[&str])] = &[
             "wal",
             "bbolt",
             "version",
+            "mutants",
         ],
     ),
     // The world: may name everything.

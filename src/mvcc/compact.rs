@@ -26,6 +26,7 @@ use super::keys::{KEY, KeyBuf, META, REV, meta};
 use super::record::Record;
 use super::revision::Revision;
 use super::{Mvcc, Revisions};
+use crate::mutants::{self, Mutant};
 use crate::store::Store;
 
 /// Changes looked at between two accesses to the tree that is changed.
@@ -118,7 +119,8 @@ impl Garbage {
                 return Ok(false);
             }
             let record = Record::decode(cursor.value()?).ok_or_else(malformed)?;
-            let vanishes = record.tombstone && revision.main < bound;
+            let vanishes = record.tombstone
+                && (revision.main < bound || mutants::is_on(Mutant::CompactionTakesTombstone));
             if vanishes || record.prev.is_some() {
                 self.keys.extend_from_slice(record.key().ok_or_else(malformed)?);
                 self.changes.extend(record.prev.map(|prev| (prev, self.keys.len())));

@@ -29,6 +29,7 @@ use super::meta::Meta;
 use super::node::Node;
 use super::page::{KIND_INNER, KIND_LEAF, Page, PageId, TxnId, seal};
 use super::run;
+use crate::mutants::{self, Mutant};
 use smallvec::SmallVec;
 use std::ops::Range;
 
@@ -192,7 +193,12 @@ impl Store {
             let running = self.checkpoints.running.as_mut()?;
             let idle = self.checkpoints.in_flight.is_empty();
             match running.phase {
-                Phase::Grow if running.needs_bytes <= file_len => running.phase = Phase::Pages,
+                Phase::Grow
+                    if running.needs_bytes <= file_len
+                        || mutants::is_on(Mutant::WriteWithoutGrowth) =>
+                {
+                    running.phase = Phase::Pages;
+                }
                 Phase::Pages => {
                     if self.checkpoints.in_flight.len() >= WRITES_IN_FLIGHT_MAX {
                         return None;
@@ -203,7 +209,8 @@ impl Store {
                     if !idle {
                         return None;
                     }
-                    self.set_phase(Phase::SyncPages);
+                    let unsynced = mutants::is_on(Mutant::MetaBeforePages);
+                    self.set_phase(if unsynced { Phase::Meta } else { Phase::SyncPages });
                 }
                 _ if !idle => return None,
                 Phase::Grow => {
@@ -262,6 +269,7 @@ impl Store {
                 running.phase = Phase::Truncate;
                 self.checkpoints.durable_no = running.checkpoint_no;
                 self.checkpoints.durable_mark = running.mark;
+                self.checkpoints.short_of_space = false;
                 self.space.checkpoint_durable(&mut self.pages);
                 if self.length_to_cut_to().is_none() {
                     self.checkpoints.running = None;

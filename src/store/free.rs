@@ -36,6 +36,7 @@ use super::page::{
 };
 use super::pages::Pages;
 use super::snapshot::Committed;
+use crate::mutants::{self, Mutant};
 use std::rc::Rc;
 
 /// A page, or a run of pages, that has been freed.
@@ -108,10 +109,12 @@ impl Space {
         if page.freed > self.last_commit {
             return Some(Blocker::Uncommitted);
         }
-        if page.is_reached_by(self.durable.txn) {
+        if page.is_reached_by(self.durable.txn) && !mutants::is_on(Mutant::ReuseDurablePages) {
             return Some(Blocker::Durable);
         }
-        if self.checkpoint.as_ref().is_some_and(|pin| page.is_reached_by(pin.txn)) {
+        if self.checkpoint.as_ref().is_some_and(|pin| page.is_reached_by(pin.txn))
+            && !mutants::is_on(Mutant::ReuseCheckpointPages)
+        {
             return Some(Blocker::Checkpoint);
         }
         let reader = self.readers.iter().position(|reader| page.is_reached_by(reader.root.txn));
@@ -121,6 +124,9 @@ impl Space {
     /// A page on the heap may be changed in place iff it was allocated after this transaction: no
     /// pinned tree contains it then.
     pub fn writable_above(&self) -> TxnId {
+        if mutants::is_on(Mutant::ChangePinnedPages) {
+            return self.durable.txn;
+        }
         let checkpoint = self.checkpoint.as_ref().map_or(TxnId(0), |pin| pin.txn);
         let reader = self.readers.last().map_or(TxnId(0), |reader| reader.root.txn);
         self.durable.txn.max(checkpoint).max(reader)

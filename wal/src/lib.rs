@@ -27,11 +27,14 @@ mod buffer;
 mod cases;
 mod collecting;
 mod limits;
+#[doc(hidden)]
+pub mod mutants;
 mod reader;
 mod record;
 mod recovery;
 mod sector;
 mod segment;
+mod verify;
 mod writer;
 
 pub use buffer::AlignedBuf;
@@ -44,4 +47,5 @@ pub use reader::{Batch, Damaged, Step, read_batch};
 pub use record::RecordRef;
 pub use recovery::{RecoverError, Recovered, Torn, recover};
 pub use segment::{BatchSeq, Position, SegmentId, SegmentInfo, SegmentSource};
+pub use verify::{Verified, verify};
 pub use writer::{Op, OpId, Writer};

@@ -9,10 +9,11 @@ use crate::{
     batch::{BatchHeader, FirstSector},
     cases::{After, Case, Decision, Head, Sectors, Sight, case_of},
     limits::BLOCK_BYTES,
+    mutants::{self, Mutant},
     reader::Batch,
     record::RecordRef,
     sector::{SECTOR_BYTES, STAMP_BYTES, bears_stamp, is_blank, stamp_of},
-    segment::{BatchSeq, SegmentId, SegmentInfo, SegmentSource},
+    segment::{BatchSeq, Position, SegmentId, SegmentInfo, SegmentSource},
 };
 
 /// The log as it was found. The default is an empty directory.
@@ -67,16 +68,19 @@ pub fn recover(
     let mut index = 0;
     let mut ended = None;
     while ended.is_none() && index < walk.shelf.segments.len() {
-        ended = walk.segment(index, visit)?;
+        ended = walk.segment(index, 0, visit)?;
         index += 1;
     }
     Ok(walk.finish(ended))
 }
 
-struct Walk<'a> {
-    shelf: Shelf<'a>,
+pub(crate) struct Walk<'a> {
+    pub(crate) shelf: Shelf<'a>,
     /// What each segment so far holds, and up to where.
     passed: Vec<(SegmentInfo, u64)>,
+    pub(crate) batches: u64,
+    /// Where the log ends, and by which row of the table.
+    pub(crate) end: Option<(Position, &'static Case)>,
     last: BatchSeq,
     link: u32,
     /// `last` and `link` are those of the batch before, or of the beginning of the log.
@@ -88,24 +92,46 @@ struct Walk<'a> {
 type Look = (Sight, Option<(Batch, u32)>);
 
 impl<'a> Walk<'a> {
-    fn new(shelf: Shelf<'a>) -> Walk<'a> {
+    pub(crate) fn new(shelf: Shelf<'a>) -> Walk<'a> {
         let anchored = shelf.segments.first().is_none_or(|&(first, _)| first == SegmentId::FIRST);
-        Walk { shelf, passed: Vec::new(), last: BatchSeq::NONE, link: 0, anchored, records: 0 }
+        Walk {
+            shelf,
+            passed: Vec::new(),
+            batches: 0,
+            end: None,
+            last: BatchSeq::NONE,
+            link: 0,
+            anchored,
+            records: 0,
+        }
     }
 
-    /// Walks through one segment. `Some` ends the walk: with what is torn, if anything is.
-    fn segment(
+    /// What comes next cannot be said to continue what was read.
+    pub(crate) fn lose_track(&mut self) {
+        self.anchored = false;
+    }
+
+    pub(crate) fn is_anchored(&self) -> bool {
+        self.anchored
+    }
+
+    /// Walks through one segment from `offset` on. `Some` ends the walk: with what is torn, if
+    /// anything is.
+    pub(crate) fn segment(
         &mut self,
         index: usize,
+        mut offset: usize,
         visit: &mut dyn FnMut(RecordRef<'_>),
     ) -> Result<Option<Option<Torn>>, RecoverError> {
         let bytes = self.shelf.take(index)?;
         let segment = self.shelf.segments[index].0;
         let mut info = SegmentInfo { segment, bytes: bytes.len() as u64, index_max: 0 };
-        let mut offset = 0;
         let ended = loop {
             let (sight, batch) = self.look(index, &bytes, offset)?;
             let case = case_of(&sight);
+            if matches!(case.decision, Decision::End | Decision::Cut) {
+                self.end = Some((Position { segment, offset: offset as u64 }, case));
+            }
             match (case.decision, batch) {
                 (Decision::Accept, Some((batch, link))) => {
                     for record in batch.records() {
@@ -118,11 +144,15 @@ impl<'a> Walk<'a> {
                     self.last = batch.sequence();
                     self.link = link;
                     self.anchored = true;
+                    self.batches += 1;
                     offset = batch.end().offset as usize;
                 }
                 (Decision::NextSegment, _) => break None,
                 (Decision::End, _) => break Some(None),
                 (Decision::Cut, _) => break Some(Some(torn(segment, &bytes, offset))),
+                _ if mutants::is_on(Mutant::EndAtFirstDamage) => {
+                    break Some(Some(torn(segment, &bytes, offset)));
+                }
                 (Decision::Stop | Decision::Accept, _) => {
                     return Err(RecoverError::Damaged { segment, offset: offset as u64, case });
                 }
@@ -198,7 +228,7 @@ impl<'a> Walk<'a> {
         Ok(self.anchored && header.sequence == self.last.next() && header.link == self.link)
     }
 
-    fn finish(self, ended: Option<Option<Torn>>) -> Recovered {
+    pub(crate) fn finish(self, ended: Option<Option<Torn>>) -> Recovered {
         let used = self.passed.iter().rposition(|&(_, tail)| tail > 0).map_or(0, |last| last + 1);
         Recovered {
             segments: self.passed.iter().take(used).map(|&(info, _)| info).collect(),
@@ -243,30 +273,42 @@ fn torn(segment: SegmentId, bytes: &[u8], offset: usize) -> Torn {
     Torn { segment, offset: offset as u64, bytes }
 }
 
+/// Whether a segment can be of this length.
+pub(crate) fn is_length(bytes: u64) -> bool {
+    bytes > 0 && bytes.is_multiple_of(BLOCK_BYTES as u64)
+}
+
 /// The segments in order, read when they are looked at and dropped when they have been walked.
-struct Shelf<'a> {
+pub(crate) struct Shelf<'a> {
     source: &'a mut dyn SegmentSource,
-    segments: Vec<(SegmentId, u64)>,
+    pub(crate) segments: Vec<(SegmentId, u64)>,
     /// Those looked at ahead of the walk.
     ahead: Vec<(usize, Rc<Vec<u8>>)>,
 }
 
 impl<'a> Shelf<'a> {
-    fn list(source: &'a mut dyn SegmentSource) -> Result<Shelf<'a>, RecoverError> {
+    /// The segments as they are, whether they fit each other or not.
+    pub(crate) fn unchecked(source: &'a mut dyn SegmentSource) -> Result<Shelf<'a>, RecoverError> {
         let mut segments = source.list().map_err(RecoverError::List)?;
         segments.sort_unstable();
+        Ok(Shelf { source, segments, ahead: Vec::new() })
+    }
+
+    fn list(source: &'a mut dyn SegmentSource) -> Result<Shelf<'a>, RecoverError> {
+        let shelf = Shelf::unchecked(source)?;
+        let segments = &shelf.segments;
         for pair in segments.windows(2) {
             let &[(before, _), (found, _)] = pair else { continue };
             if found != before.next() {
                 return Err(RecoverError::Missing { missing: before.next(), found });
             }
         }
-        for &(segment, bytes) in &segments {
-            if bytes == 0 || !bytes.is_multiple_of(BLOCK_BYTES as u64) {
+        for &(segment, bytes) in segments {
+            if !is_length(bytes) {
                 return Err(RecoverError::Size { segment, bytes });
             }
         }
-        Ok(Shelf { source, segments, ahead: Vec::new() })
+        Ok(shelf)
     }
 
     fn take(&mut self, index: usize) -> Result<Rc<Vec<u8>>, RecoverError> {
@@ -275,7 +317,7 @@ impl<'a> Shelf<'a> {
         Ok(bytes)
     }
 
-    fn get(&mut self, index: usize) -> Result<Rc<Vec<u8>>, RecoverError> {
+    pub(crate) fn get(&mut self, index: usize) -> Result<Rc<Vec<u8>>, RecoverError> {
         if let Some((_, bytes)) = self.ahead.iter().find(|&&(ahead, _)| ahead == index) {
             return Ok(Rc::clone(bytes));
         }

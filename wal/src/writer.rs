@@ -22,6 +22,7 @@ use crate::{
         BLOCK_BYTES, Options, POOLED_BUFFERS_MAX, PREAMBLE_BYTES_MAX, PREAMBLES_MAX,
         RECORD_BYTES_MAX, SEQUENCE_MAX, WIPE_BYTES,
     },
+    mutants::{self, Mutant},
     recovery::{Recovered, Torn},
     segment::{BatchSeq, SegmentId, SegmentInfo},
 };
@@ -107,7 +108,9 @@ impl Writer {
             segments: recovered.segments.into(),
             tail: recovered.tail,
             blank: recovered.blank.into(),
-            torn: recovered.torn.filter(|torn| torn.bytes > 0),
+            torn: recovered
+                .torn
+                .filter(|torn| torn.bytes > 0 && !mutants::is_on(Mutant::TornStays)),
             released: 0,
             last_op: OpId(0),
             write: None,
@@ -310,7 +313,8 @@ impl Writer {
         } else {
             let oldest = self.segments.front()?;
             let is_past = self.segments.len() > 1 && self.tail_is_durable;
-            if !is_past || oldest.index_max >= self.released {
+            let too_many = u64::from(mutants::is_on(Mutant::RemoveOneTooMany));
+            if !is_past || oldest.index_max >= self.released + too_many {
                 return None;
             }
             self.segments.pop_front()?.segment

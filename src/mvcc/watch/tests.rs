@@ -290,3 +290,15 @@ fn a_slice_of_catching_up_ends_between_revisions() {
     assert!(slices > 1, "{slices}");
     bench.check_sent(true);
 }
+
+/// `cargo test --lib --features mutants mutants`
+#[cfg(feature = "mutants")]
+#[test]
+fn mutants_of_compaction_are_found() {
+    use crate::mutants::{Mutant, set};
+    set(Some(Mutant::CompactionTakesTombstone));
+    let outcome =
+        std::panic::catch_unwind(a_watch_from_the_compacted_revision_sees_the_deletion_at_it);
+    set(None);
+    assert!(outcome.is_err(), "the deletion is gone, and nobody notices");
+}
