@@ -45,6 +45,7 @@ pub use snapshot::{SnapshotCounts, SnapshotOp};
 use crate::apply::envelope::{self, Kind};
 use crate::apply::{Applier, Notice, Outcome};
 use crate::lease::LeaseId;
+use crate::mutants::{self, Mutant};
 use crate::proto::etcdserverpb::{
     AlarmRequest, AlarmType, CompactionRequest, LeaseRevokeRequest, alarm_request::AlarmAction,
 };
@@ -197,6 +198,11 @@ impl Node {
             && found != options.metadata
         {
             return Err(OpenError::Foreign { log: found, configured: options.metadata });
+        }
+        let is_sole_voter =
+            applier.cluster.voters().all(|member| member.id == options.metadata.member_id);
+        if is_sole_voter {
+            recovered.expect_end()?;
         }
         let mut hard_state = recovered.hard_state;
         let (start, entries) = recovered.into_log()?;
@@ -658,7 +664,10 @@ impl Node {
         let durable = self.applier.store.durable_mark();
         if durable != before {
             // What followers may want after a restart stays as well.
-            self.log.release(durable.min(self.raft.start_index().0) + 1);
+            let kept = durable.min(self.raft.start_index().0);
+            let behind_memory = mutants::is_on(Mutant::LogCutBehindMemory);
+            let cut = if behind_memory { self.applier.applied_index() } else { kept };
+            self.log.release(cut + 1);
             self.log.retry_space();
         }
         if !self.applier.store.checkpoint_running() {

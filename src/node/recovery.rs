@@ -11,6 +11,7 @@ use std::collections::VecDeque;
 use bytes::Bytes;
 
 use super::record::{self, ENTRY, HARD_STATE, METADATA, Metadata, SNAPSHOT};
+use crate::apply::FOUNDING_INDEX;
 use crate::mvcc::MvccError;
 use crate::raft::{Entry, HardState, LogIndex, LogPosition, RestoreError, Term};
 
@@ -27,6 +28,11 @@ pub enum OpenError {
     Record { kind: u8 },
     #[error("the log and the store do not fit together: {0}")]
     Restore(#[from] RestoreError),
+    #[error(
+        "the log ends at entry {last}, and the store has all up to {applied}: the end of the log has been \
+         lost after it was acknowledged"
+    )]
+    LogBehindStore { last: u64, applied: u64 },
     #[error("the members of the cluster and the configuration of its log disagree")]
     Configuration,
 }
@@ -43,6 +49,8 @@ pub struct Recovered {
     entries: VecDeque<Entry>,
     /// The entry at the applied index is not the one that was applied.
     is_void: bool,
+    /// The newest entry or snapshot.
+    last: u64,
     error: Option<OpenError>,
 }
 
@@ -58,8 +66,32 @@ impl Recovered {
             hard_state: HardState::default(),
             entries: VecDeque::new(),
             is_void: false,
+            last: 0,
             error: None,
         }
+    }
+
+    /// Index of the newest entry in the log; 0 if there is none.
+    pub fn last_index(&self) -> u64 {
+        self.last
+    }
+
+    /// Index of the first entry that the store has not got, if there is one.
+    pub fn first_needed(&self) -> Option<u64> {
+        let mut entries = self.entries.iter();
+        entries.find(|entry| entry.index > self.applied.index).map(|entry| entry.index.0)
+    }
+
+    /// Whether the end of the log is there. A lost last write looks like one that was interrupted,
+    /// which recovery cuts; a checkpoint that has its entries gives it away.
+    ///
+    /// Only of a sole voter it must be there: with others, the store may have come from one of them.
+    pub(super) fn expect_end(&self) -> Result<(), OpenError> {
+        let (last, applied) = (self.last, self.applied.index.0);
+        if applied > FOUNDING_INDEX && last < applied {
+            return Err(OpenError::LogBehindStore { last, applied });
+        }
+        Ok(())
     }
 
     /// Takes one record.
@@ -75,7 +107,10 @@ impl Recovered {
             ENTRY => record::decode_entry(index, data).map(|entry| self.entry(entry)),
             SNAPSHOT => record::decode_snapshot(&data)
                 .filter(|position| position.index <= self.applied.index)
-                .map(|_| self.forget()),
+                .map(|position| {
+                    self.last = position.index.0;
+                    self.forget();
+                }),
             _ => None,
         };
         if understood.is_none() {
@@ -91,6 +126,7 @@ impl Recovered {
 
     /// A later entry with an index that is already there replaces it and what follows it.
     fn entry(&mut self, entry: Entry) {
+        self.last = entry.index.0;
         let applied = self.applied.index;
         if entry.index > applied && self.is_void {
             return;

@@ -1,7 +1,11 @@
 //! The member on disks that crash: what was acknowledged is there afterwards, at its revision. And,
 //! below, several members with a network between them.
 
+mod bed;
 mod cluster;
+mod crashes;
+#[cfg(feature = "mutants")]
+mod mutants;
 
 use std::collections::{BTreeMap, HashMap};
 use std::io;

@@ -1,4 +1,5 @@
 use super::*;
+use files::journal;
 use std::os::unix::fs::PermissionsExt;
 
 const IMAGE: &[u8] = b"an empty store";
@@ -205,4 +206,57 @@ fn the_format_file_reads_back_and_damage_is_noticed() {
     for cut in 0..text.len() - 1 {
         assert_eq!(parse_format(&text[..cut]), None, "cut at {cut}");
     }
+}
+
+/// The power goes after any single operation of the first start, and of what was not synced any part is
+/// lost: the next start makes a whole directory of it, and finds the first one again if that start had
+/// come to its end.
+#[test]
+fn a_crash_at_any_operation_of_the_first_initialisation_is_made_good_by_the_next_start() {
+    let mut crashes = 0;
+    for separate in [false, true] {
+        let temp = tempfile::tempdir().unwrap();
+        let dirs = |home: &Path| (home.join("data"), home.join("wal"));
+        let first_home = temp.path().join("first");
+        std::fs::create_dir(&first_home).unwrap();
+        let (data, wal) = dirs(&first_home);
+        let (opened, steps) = journal::record(|| open(&data, separate.then_some(wal.as_path())));
+        let opened = opened.unwrap();
+        let format = std::fs::read(opened.root.join("format")).unwrap();
+        assert!(steps.len() > 20, "{steps:#?}");
+        let published = steps
+            .iter()
+            .position(|step| matches!(step, journal::Step::Rename(_, to) if *to == opened.root))
+            .unwrap();
+        for crash_at in 0..=steps.len() {
+            for pattern in 0..48u64 {
+                let home = temp.path().join(format!("{separate}-{crash_at}-{pattern}"));
+                std::fs::create_dir(&home).unwrap();
+                // All kept, all lost, and mixtures.
+                let mut bits = match pattern {
+                    0 => 0,
+                    1 => u64::MAX,
+                    _ => pattern.wrapping_mul(0x9E37_79B9_7F4A_7C15),
+                };
+                let mut kept = || {
+                    bits = bits.rotate_right(1);
+                    bits & 1 == 1
+                };
+                journal::leave(&steps[..crash_at], &first_home, &home, &mut kept);
+                let (data, wal) = dirs(&home);
+                let again = open(&data, separate.then_some(wal.as_path()))
+                    .unwrap_or_else(|error| panic!("{crash_at}, {pattern}: {error}"));
+                assert_eq!(std::fs::read(again.store_path()).unwrap(), IMAGE);
+                let found = std::fs::read(again.root.join("format")).unwrap();
+                // Behind the sync of the rename.
+                if crash_at >= published + 2 {
+                    assert_eq!(found, format, "{crash_at}, {pattern}: another member");
+                }
+                crashes += 1;
+                drop(again);
+                std::fs::remove_dir_all(&home).unwrap();
+            }
+        }
+    }
+    println!("{crashes} crashes");
 }

@@ -7,13 +7,27 @@ use std::os::fd::AsRawFd;
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::Path;
 
+#[cfg(test)]
+pub mod journal;
+
 /// etcd's modes: the data of a cluster is nobody else's to read.
 const DIR_MODE: u32 = 0o700;
 const FILE_MODE: u32 = 0o600;
 
 /// Makes the names in `dir` durable.
 pub fn sync_dir(dir: &Path) -> io::Result<()> {
-    File::open(dir)?.sync_all()
+    File::open(dir)?.sync_all()?;
+    #[cfg(test)]
+    journal::note(journal::Step::SyncDir(dir.to_owned()));
+    Ok(())
+}
+
+/// Gives a file or directory another name; durable after [`sync_dir`].
+pub fn rename(from: &Path, to: &Path) -> io::Result<()> {
+    std::fs::rename(from, to)?;
+    #[cfg(test)]
+    journal::note(journal::Step::Rename(from.to_owned(), to.to_owned()));
+    Ok(())
 }
 
 /// Creates `dir` and what is missing above it; every new name is durable when this returns.
@@ -30,6 +44,8 @@ pub fn create_dir_durably(dir: &Path) -> io::Result<()> {
         Err(error) if error.kind() == io::ErrorKind::AlreadyExists && dir.is_dir() => {}
         other => other?,
     }
+    #[cfg(test)]
+    journal::note(journal::Step::MakeDir(dir.to_owned()));
     sync_dir(parent)
 }
 
@@ -37,14 +53,19 @@ pub fn create_dir_durably(dir: &Path) -> io::Result<()> {
 pub fn write_synced(path: &Path, content: &[u8]) -> io::Result<()> {
     let mut file = create(path)?;
     file.write_all(content)?;
-    file.sync_all()
+    #[cfg(test)]
+    journal::note(journal::Step::Write(path.to_owned(), content.to_vec()));
+    file.sync_all()?;
+    #[cfg(test)]
+    journal::note(journal::Step::SyncFile(path.to_owned()));
+    Ok(())
 }
 
 /// Replaces the content of a file in one step: readers and crashes see the old or the new.
 pub fn replace_durably(path: &Path, content: &[u8]) -> io::Result<()> {
     let temp = path.with_extension("tmp");
     write_synced(&temp, content)?;
-    std::fs::rename(&temp, path)?;
+    rename(&temp, path)?;
     sync_dir(path.parent().unwrap_or(Path::new(".")))
 }
 

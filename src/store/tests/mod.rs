@@ -1,7 +1,10 @@
 //! Tests of the whole store.
 
 mod crash;
+mod defrag;
 mod disk;
+#[cfg(feature = "mutants")]
+mod mutants;
 mod opening;
 mod rot;
 mod simulation;

@@ -4,7 +4,7 @@
 //! The model of pages knows nothing of transaction numbers: it is the sets of pages that were
 //! reached from each pinned tree when it was pinned. No page of any of them may ever be handed out.
 
-use super::disk::{CrashMode, SimDisk};
+use super::disk::{Loss, Outcome, SimDisk};
 use super::*;
 use crate::store::check::Walk;
 use rustc_hash::FxHashSet;
@@ -62,7 +62,7 @@ impl Mix {
 pub struct Simulation {
     pub random: Random,
     pub mix: Mix,
-    pub disk: Option<SimDisk>,
+    pub disk: SimDisk,
     store: Option<Store>,
     models: Models,
     committed: Models,
@@ -72,6 +72,9 @@ pub struct Simulation {
     checkpoint: Option<Pinned>,
     pub checkpoints: u64,
     pub full_disks: u64,
+    /// An operation has failed: the process has ended.
+    pub failed: bool,
+    pub growths: u64,
     pub cuts: u64,
     pub moved_pages: u64,
     pub packed_pages: u64,
@@ -88,7 +91,7 @@ impl Simulation {
         Simulation {
             random: Random::new(seed),
             mix,
-            disk: Some(disk),
+            disk,
             store: Some(store),
             models: Default::default(),
             committed: Default::default(),
@@ -98,6 +101,8 @@ impl Simulation {
             checkpoint: None,
             checkpoints: 0,
             full_disks: 0,
+            failed: false,
+            growths: 0,
             cuts: 0,
             moved_pages: 0,
             packed_pages: 0,
@@ -108,10 +113,6 @@ impl Simulation {
 
     pub fn store(&mut self) -> &mut Store {
         self.store.as_mut().unwrap()
-    }
-
-    pub fn disk(&mut self) -> &mut SimDisk {
-        self.disk.as_mut().unwrap()
     }
 
     /// One change, and whatever else the dice say.
@@ -169,6 +170,12 @@ impl Simulation {
         }
     }
 
+    /// Something to checkpoint.
+    pub fn change_and_commit(&mut self) {
+        self.change();
+        self.commit();
+    }
+
     pub fn commit(&mut self) {
         self.mark += 1;
         let mark = self.mark;
@@ -207,7 +214,10 @@ impl Simulation {
     /// Something is handed to the disk, or done by it. False if there is nothing to do.
     pub fn disk_event(&mut self) -> bool {
         let store = self.store.as_mut().unwrap();
-        let disk = self.disk.as_mut().unwrap();
+        let disk = &mut self.disk;
+        if self.failed {
+            return false;
+        }
         let next = if disk.is_idle() || self.random.one_in(2) { store.next_op() } else { None };
         if let Some((id, op)) = next {
             if let Op::Write { offset, data } = &op {
@@ -218,6 +228,7 @@ impl Simulation {
                 assert_eq!(overwritten, None, "a page of the durable checkpoint is overwritten");
             }
             self.cuts += u64::from(matches!(op, Op::Truncate { .. }));
+            self.growths += u64::from(matches!(op, Op::Grow { .. }));
             disk.submit(id, op, &mut self.random);
             return true;
         }
@@ -226,13 +237,14 @@ impl Simulation {
         }
         let durable_before = store.durable_mark();
         match disk.complete(&mut self.random) {
-            Ok(id) => store.op_done(id),
-            Err(id) => {
+            (id, Outcome::Done) => store.op_done(id),
+            (id, Outcome::NoSpace) => {
                 self.full_disks += 1;
                 store.no_space(id);
                 assert!(store.is_short_of_space());
                 self.checkpoint = None;
             }
+            (_, Outcome::Failed) => self.failed = true,
         }
         if store.durable_mark() != durable_before {
             self.durable = self.checkpoint.take().expect("a checkpoint has been begun");
@@ -272,18 +284,30 @@ impl Simulation {
         self.readers = readers;
     }
 
-    /// Ends the process and opens what the disk has kept: the last durable checkpoint, or the one
-    /// in flight, and nothing between.
-    pub fn crash(&mut self, mode: CrashMode) {
+    /// The power goes, and the store is opened again.
+    pub fn crash(&mut self, loss: Loss) {
+        self.end_process();
+        let map = self.disk.crash(loss, &mut self.random);
+        self.reopen(map);
+    }
+
+    /// The process ends, and the store is opened again.
+    pub fn restart(&mut self) {
+        self.end_process();
+        let map = self.disk.restart(&mut self.random);
+        self.reopen(map);
+    }
+
+    fn end_process(&mut self) {
         self.readers.clear();
         self.store = None;
-        let disk = self.disk.take().unwrap();
-        let (capacity, events) = (disk.capacity, disk.events);
-        let image = disk.crash(mode, &mut self.random);
-        let (mut disk, map) = SimDisk::new(image, RESERVE_BYTES);
-        let store = open(map, &disk);
-        (disk.capacity, disk.events) = (capacity, events);
-        self.disk = Some(disk);
+    }
+
+    /// Opens what the disk has kept: the last durable checkpoint, or the one in flight, and nothing
+    /// between.
+    fn reopen(&mut self, map: Map) {
+        self.failed = false;
+        let store = open(map, &self.disk);
         let found = store.committed_mark();
         assert_eq!(found, store.durable_mark());
         if let Some(pinned) = self.checkpoint.take()

@@ -1,10 +1,11 @@
-//! A disk that loses power: operations are started, and done later or never.
+//! The log's segments on the simulated disk.
 
-use std::{collections::BTreeMap, io};
+use std::io;
 
+use simdisk::{FileId, Token};
 use wal::{Op, OpId, SegmentId, SegmentSource};
 
-pub const SECTOR: usize = 512;
+pub use simdisk::{Loss, Outcome, SECTOR};
 
 /// SplitMix64: small, and the same everywhere.
 #[derive(Clone)]
@@ -28,115 +29,84 @@ impl Rng {
     }
 }
 
-/// What becomes of the operations in flight when the power goes.
-#[derive(Clone, Copy, Debug)]
-pub enum Loss {
-    /// None of them happened.
-    All,
-    /// All of them happened, and nobody heard of it.
-    None,
-    /// Files are there or not, each sector of a write is there or not.
-    Random,
-    /// As `Random`, but the first sector of each write is lost.
-    Head,
-    /// As `Random`, but exactly one sector of each write is lost.
-    OneSector,
-    /// The sectors whose bits are set are there.
-    Exactly(u64),
-}
-
 #[derive(Clone, Default)]
 pub struct Disk {
-    pub files: BTreeMap<SegmentId, Vec<u8>>,
-    in_flight: Vec<(OpId, Op)>,
-    /// Bytes for files, if they are limited.
-    pub space: Option<u64>,
+    pub inner: simdisk::Disk,
+}
+
+fn file_of(segment: SegmentId) -> FileId {
+    FileId(segment.0)
 }
 
 impl Disk {
     pub fn start(&mut self, id: OpId, op: Op) {
-        if let Op::Write { segment, offset, data } = &op {
-            let writes = self.in_flight.iter().filter(|(_, op)| matches!(op, Op::Write { .. }));
-            assert_eq!(writes.count(), 0, "one write at a time");
-            let file = &self.files[segment];
-            assert!(
-                offset + data.len() as u64 <= file.len() as u64,
-                "a write stays in its segment"
-            );
-            assert!(
-                offset.is_multiple_of(4096) && data.len().is_multiple_of(4096) && !data.is_empty()
-            );
-            assert!(data.as_ptr().addr().is_multiple_of(4096));
-        }
-        self.in_flight.push((id, op));
+        let op = match op {
+            Op::Create { segment, bytes } => simdisk::Op::Create { file: file_of(segment), bytes },
+            Op::Remove { segment } => simdisk::Op::Remove { file: file_of(segment) },
+            Op::Write { segment, offset, data } => {
+                assert!(!self.is_writing(), "one write at a time");
+                assert!(offset.is_multiple_of(4096) && data.len().is_multiple_of(4096));
+                assert!(!data.is_empty() && data.as_ptr().addr().is_multiple_of(4096));
+                let (file, data) = (file_of(segment), data.to_vec());
+                simdisk::Op::Write { file, offset, data, durable: true }
+            }
+        };
+        self.inner.start(Token(id.0), op, &mut |_| 0);
     }
 
-    pub fn in_flight(&self) -> &[(OpId, Op)] {
-        &self.in_flight
+    pub fn in_flight(&self) -> Vec<&simdisk::Op> {
+        self.inner.outstanding().map(|(_, op)| op).collect()
     }
 
-    /// Carries out one of the operations in flight. False if the disk is full.
-    pub fn complete(&mut self, nth: usize) -> (OpId, bool) {
-        let (id, op) = self.in_flight.remove(nth);
-        let used: u64 = self.files.values().map(|file| file.len() as u64).sum();
-        if let Op::Create { bytes, .. } = &op
-            && self.space.is_some_and(|space| used + bytes > space)
-        {
-            return (id, false);
-        }
-        self.apply(op, |_| true);
-        (id, true)
+    pub fn is_writing(&self) -> bool {
+        self.in_flight().iter().any(|op| matches!(op, simdisk::Op::Write { .. }))
+    }
+
+    /// Ends one of the operations in flight.
+    pub fn complete(&mut self, nth: usize) -> (OpId, Outcome) {
+        let mut rng = Rng(self.inner.events());
+        let (token, _, outcome) = self.inner.complete(nth, &mut |n| rng.below(n));
+        (OpId(token.0), outcome)
     }
 
     pub fn crash(&mut self, loss: Loss, rng: &mut Rng) {
-        for (_, op) in std::mem::take(&mut self.in_flight) {
-            let sectors = match &op {
-                Op::Write { data, .. } => (data.len() / SECTOR) as u64,
-                _ => 1,
-            };
-            let one = rng.below(sectors);
-            match loss {
-                Loss::All => {}
-                Loss::None => self.apply(op, |_| true),
-                Loss::Random => self.apply(op, |_| rng.one_in(2)),
-                Loss::Head => self.apply(op, |sector| sector > 0 && rng.one_in(2)),
-                Loss::OneSector => self.apply(op, |sector| sector != one),
-                Loss::Exactly(bits) => self.apply(op, |sector| bits >> sector & 1 == 1),
-            }
-        }
+        self.inner.crash(loss, &mut |n| rng.below(n));
     }
 
-    /// `happens` is asked for each sector of a write, once for any other operation.
-    fn apply(&mut self, op: Op, mut happens: impl FnMut(u64) -> bool) {
-        match op {
-            Op::Create { segment, bytes } if happens(0) => {
-                let former = self.files.insert(segment, vec![0; bytes as usize]);
-                assert!(former.is_none(), "{segment} was there");
-            }
-            Op::Remove { segment } if happens(0) => {
-                assert!(self.files.remove(&segment).is_some(), "{segment} was not there");
-            }
-            Op::Write { segment, offset, data } => {
-                let file = self.files.get_mut(&segment).expect("written while it is there");
-                let place = &mut file[offset as usize..offset as usize + data.len()];
-                let sectors = place.chunks_mut(SECTOR).zip(data.chunks(SECTOR));
-                for (nth, (place, sector)) in sectors.enumerate() {
-                    if happens(nth as u64) {
-                        place.copy_from_slice(sector);
-                    }
-                }
-            }
-            _ => {}
-        }
+    pub fn segments(&self) -> Vec<(SegmentId, &[u8])> {
+        self.inner.files().map(|file| (SegmentId(file.0), self.inner.read(file))).collect()
+    }
+
+    pub fn segment(&self, segment: SegmentId) -> &[u8] {
+        self.inner.read(file_of(segment))
+    }
+
+    pub fn spoil(&mut self, segment: SegmentId, spoil: impl FnOnce(&mut Vec<u8>)) {
+        self.inner.spoil(file_of(segment), spoil);
+    }
+
+    pub fn flip(&mut self, segment: SegmentId, bit: usize) {
+        self.inner.flip(file_of(segment), bit as u64);
+    }
+
+    pub fn take(&mut self, segment: SegmentId) -> Vec<u8> {
+        self.inner.take(file_of(segment)).expect("it is there")
+    }
+
+    pub fn insert(&mut self, segment: SegmentId, content: Vec<u8>) {
+        self.inner.insert(file_of(segment), content);
     }
 }
 
 impl SegmentSource for Disk {
     fn list(&mut self) -> io::Result<Vec<(SegmentId, u64)>> {
-        Ok(self.files.iter().map(|(&segment, file)| (segment, file.len() as u64)).collect())
+        Ok(self.segments().into_iter().map(|(id, bytes)| (id, bytes.len() as u64)).collect())
     }
 
     fn read(&mut self, segment: SegmentId) -> io::Result<Vec<u8>> {
-        self.files.get(&segment).cloned().ok_or_else(|| io::ErrorKind::NotFound.into())
+        if !self.inner.has(file_of(segment)) {
+            return Err(io::ErrorKind::NotFound.into());
+        }
+        Ok(self.segment(segment).to_vec())
     }
 }

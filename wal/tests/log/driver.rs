@@ -1,8 +1,8 @@
 //! A log, its disk, and a plain list of what was appended to it.
 
-use wal::{BatchSeq, Op, Options, RecoverError, Recovered, Writer, recover};
+use wal::{BatchSeq, Options, RecoverError, Recovered, Writer, recover};
 
-use crate::disk::{Disk, Loss, Rng};
+use crate::disk::{Disk, Loss, Outcome, Rng};
 
 pub const ENTRY: u8 = 1;
 /// Repeated at the head of each segment, index 0.
@@ -42,6 +42,8 @@ pub struct Driver {
     serial: u64,
     /// Operations handed out.
     pub ops: u64,
+    /// An operation has failed: the process has ended.
+    pub failed: bool,
 }
 
 impl Driver {
@@ -56,6 +58,7 @@ impl Driver {
             next_index: 1,
             serial: 0,
             ops: 0,
+            failed: false,
         }
     }
 
@@ -97,26 +100,30 @@ impl Driver {
     }
 
     pub fn complete(&mut self, nth: usize) {
-        let (id, done) = self.disk.complete(nth);
-        if !done {
-            self.writer.no_space(id);
-        } else if let Some(durable) = self.writer.op_done(id) {
-            assert!(durable > self.acknowledged);
-            self.acknowledged = durable;
+        let (id, outcome) = self.disk.complete(nth);
+        match outcome {
+            Outcome::Done => {
+                if let Some(durable) = self.writer.op_done(id) {
+                    assert!(durable > self.acknowledged);
+                    self.acknowledged = durable;
+                }
+            }
+            Outcome::NoSpace => self.writer.no_space(id),
+            Outcome::Failed => self.failed = true,
         }
     }
 
     /// Until nothing is left to do.
     pub fn settle(&mut self) {
         self.start_ops();
-        while !self.disk.in_flight().is_empty() {
+        while !self.failed && !self.disk.in_flight().is_empty() {
             self.complete(0);
             self.start_ops();
         }
     }
 
     pub fn is_writing(&self) -> bool {
-        self.disk.in_flight().iter().any(|(_, op)| matches!(op, Op::Write { .. }))
+        self.disk.is_writing()
     }
 
     /// The power goes, the log is read back and checked, and goes on.
@@ -125,7 +132,14 @@ impl Driver {
         self.reopen();
     }
 
+    /// The process has ended, the system goes on; the next one reads the log back.
+    pub fn restart(&mut self, rng: &mut Rng) {
+        self.disk.inner.restart(&mut |n| rng.below(n));
+        self.reopen();
+    }
+
     pub fn reopen(&mut self) {
+        self.failed = false;
         let (recovered, records) =
             read(&mut self.disk).unwrap_or_else(|error| panic!("must open after a crash: {error}"));
         assert!(recovered.last >= self.acknowledged, "{:?} was acknowledged", self.acknowledged);

@@ -12,7 +12,7 @@ use crate::{
 const SEGMENTS: u64 = 8;
 
 /// Eight small segments with batches of one and two blocks, and a blank one behind them.
-fn small_log() -> Disk {
+pub fn small_log() -> Disk {
     let mut driver = Driver::new(Options { segment_bytes: 12 << 10, batch_bytes: 3 << 10 });
     let mut lens = [40, 0, 4300, 700].into_iter().cycle();
     driver.append_state();
@@ -20,16 +20,16 @@ fn small_log() -> Disk {
         driver.append(lens.next().unwrap_or(0));
         driver.settle();
     }
-    if driver.disk.files.len() == SEGMENTS as usize {
-        driver.disk.files.insert(SegmentId(SEGMENTS + 1), vec![0; 12 << 10]);
+    if driver.disk.segments().len() == SEGMENTS as usize {
+        driver.disk.insert(SegmentId(SEGMENTS + 1), vec![0; 12 << 10]);
     }
     driver.disk
 }
 
 /// Where each batch lies.
-fn extents(disk: &Disk) -> BTreeMap<SegmentId, Vec<Range<usize>>> {
+pub fn extents(disk: &Disk) -> BTreeMap<SegmentId, Vec<Range<usize>>> {
     let mut extents = BTreeMap::new();
-    for (&segment, file) in &disk.files {
+    for (segment, file) in disk.segments() {
         let mut batches: Vec<Range<usize>> = Vec::new();
         let mut offset = 0;
         while offset < file.len() {
@@ -56,16 +56,16 @@ fn flip_every_bit(mut disk: Disk) {
     let whole = outcome(&mut disk).expect("sound");
     let extents = extents(&disk);
     let last_used = *extents.iter().rfind(|(_, batches)| !batches.is_empty()).expect("batches").0;
-    let files: Vec<_> = disk.files.iter().map(|(&segment, file)| (segment, file.len())).collect();
+    let files: Vec<_> = disk.segments().into_iter().map(|(id, file)| (id, file.len())).collect();
     let mut found = 0;
     for (segment, len) in files {
         let batches = &extents[&segment];
         let tail = batches.last().map_or(0, |last| last.end);
         for bit in 0..len * 8 {
             let byte = bit / 8;
-            disk.files.get_mut(&segment).expect("it is there")[byte] ^= 1 << (bit % 8);
+            disk.flip(segment, bit);
             let outcome = outcome(&mut disk);
-            disk.files.get_mut(&segment).expect("it is there")[byte] ^= 1 << (bit % 8);
+            disk.flip(segment, bit);
 
             if byte >= tail && segment < last_used {
                 assert_eq!(
@@ -84,11 +84,12 @@ fn flip_every_bit(mut disk: Disk) {
             found += 1;
         }
     }
+    println!("{found} flips were found");
     assert!(found > 100_000, "{found} flips were found");
 }
 
 #[test]
-fn every_flipped_bit_is_found_at_its_batch_or_harmless() {
+pub fn every_flipped_bit_is_found_at_its_batch_or_harmless() {
     flip_every_bit(small_log());
 }
 
@@ -96,7 +97,7 @@ fn every_flipped_bit_is_found_at_its_batch_or_harmless() {
 fn every_flipped_bit_is_found_when_the_oldest_segments_have_gone() {
     let mut disk = small_log();
     for segment in 1..=5 {
-        disk.files.remove(&SegmentId(segment));
+        disk.take(SegmentId(segment));
     }
     flip_every_bit(disk);
 }
@@ -113,8 +114,7 @@ fn a_lost_sector_is_found_in_every_batch_but_the_last() {
         for batch in batches {
             for sector in batch.clone().step_by(SECTOR) {
                 let mut damaged = disk.clone();
-                let file = damaged.files.get_mut(&segment).expect("it is there");
-                file[sector..sector + SECTOR].fill(0);
+                damaged.spoil(segment, |file| file[sector..sector + SECTOR].fill(0));
                 match outcome(&mut damaged) {
                     Err(at) => {
                         assert_eq!(at, Position { segment, offset: batch.start as u64 });
@@ -141,15 +141,15 @@ fn no_damage_makes_recovery_panic_or_invent_a_record() {
         for _ in 0..1 + below(3) {
             let from = SegmentId(1 + below(SEGMENTS as usize) as u64);
             let onto = SegmentId(1 + below(SEGMENTS as usize + 1) as u64);
-            let copied = sound.files[&from].clone();
-            let file = disk.files.get_mut(&onto).expect("it is there");
-            if file.len() < copied.len() {
+            let copied = sound.segment(from).to_vec();
+            let file_len = disk.segment(onto).len();
+            if file_len < copied.len() {
                 continue;
             }
-            let (start, source) = (below(file.len()), below(copied.len()));
-            let len = below(2000).min(file.len() - start).min(copied.len() - source);
+            let (start, source) = (below(file_len), below(copied.len()));
+            let len = below(2000).min(file_len - start).min(copied.len() - source);
             let block = start / 4096 * 4096;
-            match below(6) {
+            disk.spoil(onto, |file| match below(6) {
                 0 => file[start..start + len].fill_with(|| below(256) as u8),
                 1 => file[start..start + len].fill(0),
                 2 => file[start..start + len].copy_from_slice(&copied[source..source + len]),
@@ -157,8 +157,10 @@ fn no_damage_makes_recovery_panic_or_invent_a_record() {
                 3 => file[block..block + 4096].copy_from_slice(&copied[..4096]),
                 4 => file[block..].fill(0),
                 _ => file.truncate(start),
-            }
+            });
         }
+        let sound = crate::verify::run(&mut disk).findings.is_empty();
+        assert_eq!(sound, read(&mut disk).is_ok(), "recovery and check disagree");
         match read(&mut disk) {
             Err(_) => stopped += 1,
             Ok((_, records)) => {

@@ -3,8 +3,12 @@
 mod crash;
 mod disk;
 mod driver;
+mod faults;
 mod flips;
 mod format;
+#[cfg(feature = "mutants")]
+mod mutants;
 mod round_trip;
 mod rows;
 mod segments;
+mod verify;

@@ -21,7 +21,7 @@ fn two_segments() -> Disk {
         driver.append(len);
         driver.settle();
     }
-    assert_eq!(driver.disk.files.len(), 3);
+    assert_eq!(driver.disk.segments().len(), 3);
     driver.disk
 }
 
@@ -32,12 +32,12 @@ fn with_room_left() -> Disk {
         driver.append(len);
         driver.settle();
     }
-    assert!(driver.disk.files[&ONE][2 * BLOCK..].iter().all(|&byte| byte == 0));
+    assert!(driver.disk.segment(ONE)[2 * BLOCK..].iter().all(|&byte| byte == 0));
     driver.disk
 }
 
 fn spoil(mut disk: Disk, segment: SegmentId, spoil: impl FnOnce(&mut Vec<u8>)) -> Disk {
-    spoil(disk.files.get_mut(&segment).expect("it is there"));
+    disk.spoil(segment, spoil);
     disk
 }
 
@@ -60,7 +60,7 @@ fn forge(file: &mut [u8], at: usize, field: usize, bytes: &[u8]) {
 }
 
 fn without(mut disk: Disk, segment: SegmentId) -> Disk {
-    disk.files.remove(&segment);
+    disk.take(segment);
     disk
 }
 
@@ -196,8 +196,8 @@ fn segments_of_another_log_do_not_continue_this_one() {
         other.settle();
     }
     let mut disk = two_segments();
-    let foreign = other.disk.files.remove(&TWO).expect("it is there");
-    disk.files.insert(TWO, foreign);
+    let foreign = other.disk.take(TWO);
+    disk.insert(TWO, foreign);
     let error = read(&mut disk).expect_err("foreign");
     assert!(
         matches!(&error, RecoverError::Damaged { segment: TWO, offset: 0, case } if case.name == "broken chain"),
@@ -209,7 +209,7 @@ fn segments_of_another_log_do_not_continue_this_one() {
 /// of it is lost: stamps lie outside of what a record controls.
 #[test]
 fn a_record_that_looks_like_a_log_is_a_record() {
-    let image = two_segments().files[&ONE].clone();
+    let image = two_segments().segment(ONE).to_vec();
     let options = Options { segment_bytes: 64 << 10, batch_bytes: 16 << 10 };
     for shift in 0..SECTOR {
         let mut data = vec![0; shift];

@@ -246,7 +246,7 @@ fn a_full_disk_is_survived_and_told() {
 fn a_full_disk_at_any_creation_only_delays() {
     for segments in 0..8 {
         let mut driver = Driver::new(OPTIONS);
-        driver.disk.space = Some(segments * OPTIONS.segment_bytes);
+        driver.disk.inner.space = Some(segments * OPTIONS.segment_bytes);
         for _ in 0..20 {
             driver.append(2500);
             driver.settle();
@@ -254,7 +254,7 @@ fn a_full_disk_at_any_creation_only_delays() {
         assert_eq!(driver.writer.is_short_of_space(), segments < 6, "{segments}");
         let pending = driver.writer.pending_bytes();
         assert_eq!(pending > 0, segments < 5, "{segments}");
-        driver.disk.space = None;
+        driver.disk.inner.space = None;
         driver.writer.retry_space();
         driver.settle();
         assert_eq!(driver.writer.pending_bytes(), 0);
@@ -266,7 +266,7 @@ fn a_full_disk_at_any_creation_only_delays() {
 #[test]
 fn a_removal_makes_the_writer_try_again() {
     let mut driver = Driver::new(OPTIONS);
-    driver.disk.space = Some(3 * OPTIONS.segment_bytes);
+    driver.disk.inner.space = Some(3 * OPTIONS.segment_bytes);
     for _ in 0..12 {
         driver.append(2500);
         driver.settle();
@@ -287,7 +287,7 @@ fn blank_segments_are_used_after_a_restart_and_too_small_ones_replaced() {
         driver.append(2500);
         driver.settle();
     }
-    assert_eq!(driver.disk.files.len(), 2);
+    assert_eq!(driver.disk.segments().len(), 2);
     driver.reopen();
     driver.append(2500);
     driver.append(2500);
