@@ -8,7 +8,11 @@ use std::process::ExitCode;
 const EXIT_USAGE: u8 = 2;
 
 fn main() -> ExitCode {
-    match Config::parse(std::env::args_os().skip(1), std::env::vars_os()) {
+    let mut args = std::env::args_os().skip(1).peekable();
+    if args.next_if(|arg| arg == "check").is_some() {
+        return shell::check::run(args);
+    }
+    match Config::parse(args, std::env::vars_os()) {
         Ok(Command::Run(config)) => shell::run(&config),
         Ok(Command::Version) => {
             print!("{}", version::text());

@@ -11,6 +11,7 @@ pub fn text() -> String {
     let mut out = String::from(
         "Usage:\n\
         \x20 ringd [flags]      run a member\n\
+        \x20 ringd check        verify a data directory; ringd check --help\n\
         \x20 ringd --version    show the version\n\
         \x20 ringd --help       show this\n\n\
         Every flag can also be given by the environment: --data-dir as ETCD_DATA_DIR. The command\n\

@@ -51,6 +51,8 @@ pub enum DataDirError {
         "data directory {dir} is in use by another process; stop it, or choose another --data-dir"
     )]
     Locked { dir: PathBuf },
+    #[error("data directory {dir} holds no data of a member; give the one that --data-dir names")]
+    Missing { dir: PathBuf },
     #[error(
         "data directory {dir} cannot be used: {path}: {error}; make it a directory this user may write to"
     )]
@@ -114,6 +116,31 @@ impl DataDir {
         files::write_synced(&running, b"").map_err(unusable(&running))?;
         files::sync_dir(&names.root).map_err(unusable(&names.root))?;
         files::sync_dir(&names.wal).map_err(unusable(&names.wal))?;
+        Ok(DataDir { root: names.root, wal: names.wal, unclean, _lock: lock })
+    }
+
+    /// Opens a directory that is there for reading alone: nothing is written, and no member can open
+    /// it meanwhile.
+    pub fn inspect(data_dir: &Path, wal_dir: Option<&Path>) -> Result<DataDir, DataDirError> {
+        let names = Names::new(data_dir, wal_dir);
+        names.refuse_etcd()?;
+        let unusable = |path: &Path, error| {
+            let (dir, path) = (data_dir.to_owned(), path.to_owned());
+            DataDirError::Unusable { dir, path, error }
+        };
+        if !names.root.exists() {
+            return Err(DataDirError::Missing { dir: data_dir.to_owned() });
+        }
+        let lock = File::open(&names.lock).map_err(|error| unusable(&names.lock, error))?;
+        match lock.try_lock_shared() {
+            Ok(()) => {}
+            Err(TryLockError::WouldBlock) => {
+                return Err(DataDirError::Locked { dir: data_dir.to_owned() });
+            }
+            Err(TryLockError::Error(error)) => return Err(unusable(&names.lock, error)),
+        }
+        names.check()?;
+        let unclean = names.root.join("running").exists();
         Ok(DataDir { root: names.root, wal: names.wal, unclean, _lock: lock })
     }
 
@@ -243,8 +270,7 @@ impl Names {
             Step::SyncRoot => (&self.temp, files::sync_dir(&self.temp)),
             Step::Publish => (
                 &self.root,
-                std::fs::rename(&self.temp, &self.root)
-                    .and_then(|()| files::sync_dir(&self.member)),
+                files::rename(&self.temp, &self.root).and_then(|()| files::sync_dir(&self.member)),
             ),
         };
         done.map_err(|error| DataDirError::Unusable {

@@ -7,6 +7,7 @@
 //! ```text
 //! uring.rs      may this process use io_uring? one line if not
 //! data_dir.rs   may this directory be used? first initialisation
+//! check.rs      `ringd check`: is what the disk holds what was written?
 //! open.rs       what the disk holds becomes a server
 //! reactor.rs    the turn
 //! connection.rs, listener.rs       sockets
@@ -18,6 +19,7 @@
 //! Invariants: nothing here decides what a request means or what is durable enough. A failed write
 //! or sync ends the process. Replacing glommio is a change of this folder.
 
+pub mod check;
 mod clock;
 mod connection;
 mod data_dir;

@@ -116,7 +116,7 @@ fn new_member(config: &Config) -> Result<(Cluster, u64), String> {
 }
 
 /// etcd: one and a half election timeouts, in whole seconds.
-fn lease_ttl_min_s(config: &Config) -> i64 {
+pub(super) fn lease_ttl_min_s(config: &Config) -> i64 {
     let seconds = (config.election_timeout_ms * 3 / 2).div_ceil(1000);
     i64::try_from(seconds).unwrap_or(i64::MAX)
 }
@@ -125,7 +125,7 @@ fn request_timeout_ms(config: &Config) -> u64 {
     REQUEST_TIMEOUT_MS + 2 * config.election_timeout_ms
 }
 
-fn node_options(config: &Config, metadata: Metadata, seed: u64) -> node::Options {
+pub(super) fn node_options(config: &Config, metadata: Metadata, seed: u64) -> node::Options {
     node::Options {
         metadata,
         name: config.name.clone(),

@@ -101,6 +101,18 @@ pub fn remove_leftovers(dir: &Path) -> io::Result<()> {
     Ok(())
 }
 
+/// The segments in a directory, with their lengths.
+pub fn list(dir: &Path) -> io::Result<Vec<(SegmentId, u64)>> {
+    let mut found = Vec::new();
+    for entry in std::fs::read_dir(dir)? {
+        let entry = entry?;
+        if let Some(segment) = parse(&entry.file_name()) {
+            found.push((segment, entry.metadata()?.len()));
+        }
+    }
+    Ok(found)
+}
+
 /// The segments as recovery reads them: settled first.
 #[derive(Debug)]
 pub struct Segments {
@@ -119,14 +131,7 @@ impl Segments {
 
 impl SegmentSource for Segments {
     fn list(&mut self) -> io::Result<Vec<(SegmentId, u64)>> {
-        let mut found = Vec::new();
-        for entry in std::fs::read_dir(&self.dir)? {
-            let entry = entry?;
-            if let Some(segment) = parse(&entry.file_name()) {
-                found.push((segment, entry.metadata()?.len()));
-            }
-        }
-        Ok(found)
+        list(&self.dir)
     }
 
     /// The whole of one segment, after what an earlier process wrote into it has been made durable.

@@ -54,7 +54,7 @@ pub use defrag::{DefragProgress, DefragState};
 pub use limits::{KEY_BYTES_MAX, PAGE_SIZE, TREES, VALUE_BYTES_MAX};
 pub use map::{Map, Memory};
 pub use memory::MemoryDisk;
-pub use open::{OpenError, Options, initial_image};
+pub use open::{MetaSlot, OpenError, Options, initial_image};
 pub use page::{Corruption, PageId, Tree, TxnId};
 pub use scrub::ScrubProgress;
 pub use snapshot::Snapshot;

@@ -88,7 +88,30 @@ impl Store {
     }
 }
 
+/// What a meta slot holds.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct MetaSlot {
+    pub offset: u64,
+    /// Number of its checkpoint, or why it cannot be used. A checkpoint that was interrupted leaves
+    /// one that cannot, and so does rot: which it was, nobody can say.
+    pub checkpoint: Result<u64, &'static str>,
+}
+
 impl Store {
+    /// Both meta slots, as they are in the file; the usable one with the higher number counts.
+    pub fn meta_slots(&self) -> [MetaSlot; 2] {
+        [0, 1].map(|slot| {
+            let page = PageId(slot);
+            let meta = self.pages.raw(page).map(|page| Meta::decode(page, slot));
+            let checkpoint = match meta {
+                Ok(Ok(meta)) => Ok(meta.checkpoint_no),
+                Ok(Err(unusable)) => Err(reason(&unusable)),
+                Err(corruption) => Err(corruption.what),
+            };
+            MetaSlot { offset: page.offset(), checkpoint }
+        })
+    }
+
     /// Verifies the meta of the last durable checkpoint, again.
     pub(super) fn verify_newest_meta(&self) -> Result<(), Corruption> {
         let slot = (self.checkpoints.durable_no() % 2) as u32;
@@ -98,6 +121,17 @@ impl Store {
                 Err(Corruption::new(PageId(slot), "the meta is not what was written"))
             }
         }
+    }
+}
+
+fn reason(unusable: &Unusable) -> &'static str {
+    match unusable {
+        Unusable::Empty => "nothing has been written",
+        Unusable::Magic => "there is no magic number",
+        Unusable::Checksum => "the checksum is wrong",
+        Unusable::PageSize(_) => "it is of another page size",
+        Unusable::Version(_) => "it is of another version",
+        Unusable::Invalid(what) => what,
     }
 }
 
@@ -124,9 +158,7 @@ fn newest_meta(map: &Map, file_len: u64) -> Result<Meta, OpenError> {
                 return Err(OpenError::PageSize { offset, page_size: *page_size });
             }
             Err(Unusable::Invalid(what)) => return Err(Corruption::new(page, what).into()),
-            Err(Unusable::Empty) => why[slot] = "nothing has been written",
-            Err(Unusable::Magic) => why[slot] = "there is no magic number",
-            Err(Unusable::Checksum) => why[slot] = "the checksum is wrong",
+            Err(unusable) => why[slot] = reason(unusable),
         }
     }
     let newest = newest.ok_or(OpenError::NoMeta(why[0], why[1]))?;

@@ -4,6 +4,7 @@
 //! makes them from Go sources, `tests/tools/install-debian` gets the old etcdctl) say so in one line.
 
 mod backup;
+mod check;
 mod client;
 mod differential;
 mod etcdctl;

@@ -262,4 +262,3 @@ impl Bed {
 fn is_log_write(op: &disk::Op) -> bool {
     op.file() != STORE && matches!(op, disk::Op::Write { .. })
 }
-
