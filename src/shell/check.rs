@@ -223,7 +223,7 @@ impl Start {
             |error: &dyn std::fmt::Display| format!("{}: {error}", data_dir.store_path().display());
         let identity = apply::identity(&store).map_err(|error| in_store(&error))?;
         let Some((cluster, member_id)) = identity else { return Ok(None) };
-        let config = match Config::parse([OsString::new(); 0], [("", ""); 0]) {
+        let config = match Config::parse(Vec::<OsString>::new(), [("", ""); 0]) {
             Ok(Command::Run(config)) => config,
             Ok(_) | Err(_) => return Err("the defaults of the flags cannot be used".to_owned()),
         };

@@ -10,12 +10,12 @@ use wal::{SegmentId, SegmentSource};
 use super::super::*;
 use super::{MEMBER, Random};
 use crate::membership::Cluster;
-use crate::mutants::{self, Mutant};
+use crate::mutants::Mutant;
 use crate::proto::etcdserverpb::{PutRequest, RangeRequest, RangeResponse};
 use crate::store::{Map, Store};
 
 /// The store's file on the simulated disk. Segments of the log have their own numbers.
-pub const STORE: FileId = FileId(0);
+const STORE: FileId = FileId(0);
 
 /// What recovery reads of the log.
 struct Log<'a>(&'a Disk);

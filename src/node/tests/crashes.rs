@@ -6,8 +6,8 @@ use std::collections::BTreeMap;
 
 use super::super::*;
 use super::Random;
-use super::bed::{Bed, STORE};
-use crate::proto::etcdserverpb::DeleteRangeRequest;
+use super::bed::Bed;
+use crate::proto::etcdserverpb::{DeleteRangeRequest, PutRequest};
 use prost::Message;
 use simdisk::{self as disk, Fault, FileId, Loss};
 
