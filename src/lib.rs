@@ -11,6 +11,7 @@ pub mod membership;
 pub mod mutants;
 pub mod mvcc;
 pub mod node;
+pub mod peer;
 pub mod proto;
 pub mod raft;
 pub mod rpc;

@@ -28,6 +28,9 @@ const FORMAT_FILES: &[&str] = &[
     "src/apply/state.rs",
     "src/raft/codec.rs",
     "src/shell/data_dir.rs",
+    "src/peer/frame.rs",
+    "src/peer/hello.rs",
+    "src/peer/codec.rs",
 ];
 
 /// Where constants are looked up that are named by other constants.

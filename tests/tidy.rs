@@ -48,11 +48,14 @@ const EDGES: &[(&str, &[&str])] = &[
             "mutants",
         ],
     ),
+    // What members say to each other, in bytes, and the links on which they say it.
+    ("peer", &["node", "raft", "membership"]),
     // The world: may name everything.
     (
         "shell",
         &[
             "rpc",
+            "peer",
             "node",
             "apply",
             "membership",

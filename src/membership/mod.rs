@@ -68,9 +68,14 @@ impl Member {
         serde_json::to_vec(self).unwrap_or_default()
     }
 
+    /// A record without its key, as members send it to each other.
+    pub fn read(record: &[u8]) -> Result<Self, DecodeError> {
+        Ok(serde_json::from_slice(record)?)
+    }
+
     /// `key` is the record's key, which must agree with what the record says.
     pub fn decode(key: &[u8], record: &[u8]) -> Result<Self, DecodeError> {
-        let member: Self = serde_json::from_slice(record)?;
+        let member = Self::read(record)?;
         if Self::key(member.id).as_bytes() != key {
             let key = String::from_utf8_lossy(key).into_owned();
             return Err(DecodeError::WrongKey { key, id: member.id });
