@@ -99,7 +99,7 @@ pub const FEATURE_GATES: &[(&str, bool)] = &[
     ("TxnModeWriteWithSharedBuffer", true),
 ];
 
-const ONE_MEMBER: &str = "it concerns clusters of several members";
+const OWN_LINKS: &str = "links between members notice by themselves when they are dead";
 const NO_AUTH: &str = "it concerns authentication, which cannot be enabled yet";
 const NO_TLS: &str = "it concerns TLS, which is not served yet";
 const OWN_STORE: &str = "it tunes etcd's storage engine, and ringd has its own";
@@ -146,7 +146,7 @@ pub const FLAGS: &[Flag] = {
             Urls,
             "http://localhost:2380",
             Listening,
-            "Where other members are heard; there are none yet, and nothing listens there.",
+            "Where other members are heard. An IP or localhost with a port, or unix:/path.",
         ),
         obeyed(
             "initial-advertise-peer-urls",
@@ -177,6 +177,14 @@ pub const FLAGS: &[Flag] = {
             "Keeps clusters apart that have the same URLs.",
         ),
         obeyed(
+            "strict-reconfig-check",
+            Bool,
+            "true",
+            Cluster,
+            "Refuse changes of the members that could cost the cluster its quorum.",
+        ),
+        obeyed("max-learners", Int, "1", Cluster, "Learners that the cluster may have at a time."),
+        obeyed(
             "heartbeat-interval",
             Uint,
             "100",
@@ -195,7 +203,21 @@ pub const FLAGS: &[Flag] = {
             Uint,
             "10000",
             Timing,
-            "Log entries kept for members that lag behind; there are none yet.",
+            "Log entries kept for members that lag behind, before they are sent the whole state.",
+        ),
+        obeyed(
+            "snapshot-catchup-entries",
+            Uint,
+            "5000",
+            Timing,
+            "Log entries that stay in any case for members that lag behind a little.",
+        ),
+        obeyed(
+            "corrupt-check-time",
+            Duration,
+            "0",
+            Timing,
+            "How often members compare their histories; every hour if 0.",
         ),
         obeyed(
             "watch-progress-notify-interval",
@@ -306,7 +328,12 @@ pub const FLAGS: &[Flag] = {
             "the store defragments itself while it runs",
         ),
         without("cipher-suites", Text, "", NO_TLS),
-        without("compact-hash-check-time", Duration, "1m", ONE_MEMBER),
+        without(
+            "compact-hash-check-time",
+            Duration,
+            "1m",
+            "members compare their histories every --corrupt-check-time",
+        ),
         without("compaction-batch-limit", Int, "0", "compaction runs in slices bounded by time"),
         without(
             "compaction-sleep-interval",
@@ -314,7 +341,6 @@ pub const FLAGS: &[Flag] = {
             "0",
             "compaction runs in slices bounded by time",
         ),
-        without("corrupt-check-time", Duration, "0", ONE_MEMBER),
         without("discovery-cacert", Text, "", NO_DISCOVERY),
         without("discovery-cert", Text, "", NO_DISCOVERY),
         without("discovery-dial-timeout", Duration, "2s", NO_DISCOVERY),
@@ -330,17 +356,21 @@ pub const FLAGS: &[Flag] = {
         without("distributed-tracing-instance-id", Text, "", NO_TRACING),
         without("distributed-tracing-sampling-rate", Int, "0", NO_TRACING),
         without("distributed-tracing-service-name", Text, "etcd", NO_TRACING),
-        without("downgrade-check-time", Duration, "5s", ONE_MEMBER),
+        without("downgrade-check-time", Duration, "5s", "there is no downgrade"),
         without("enable-distributed-tracing", Bool, "false", NO_TRACING),
         without("enable-pprof", Bool, "false", "Go's profiler has no counterpart here"),
-        without("initial-election-tick-advance", Bool, "true", ONE_MEMBER),
+        without(
+            "initial-election-tick-advance",
+            Bool,
+            "true",
+            "a member that starts waits for a leader as long as any other",
+        ),
         without(
             "log-rotation-config-json",
             Text,
             "{\"maxsize\": 100, \"maxage\": 0, \"maxbackups\": 0, \"localtime\": false, \"compress\": false}",
             "logs are not rotated",
         ),
-        without("max-learners", Int, "1", ONE_MEMBER),
         without("max-snapshots", Uint, "5", OWN_STORE),
         without("max-wals", Uint, "5", "segments of the log go as soon as nothing needs them"),
         without(
@@ -351,13 +381,11 @@ pub const FLAGS: &[Flag] = {
         ),
         without("metrics", OneOf(&["basic", "extensive"]), "basic", "all metrics are always there"),
         without("peer-skip-client-san-verification", Bool, "false", NO_TLS),
-        without("pre-vote", Bool, "true", ONE_MEMBER),
-        without("raft-read-timeout", Duration, "5s", ONE_MEMBER),
-        without("raft-write-timeout", Duration, "5s", ONE_MEMBER),
+        without("pre-vote", Bool, "true", "members always ask before they hold an election"),
+        without("raft-read-timeout", Duration, "5s", OWN_LINKS),
+        without("raft-write-timeout", Duration, "5s", OWN_LINKS),
         without("self-signed-cert-validity", Uint, "1", NO_TLS),
-        without("snapshot-catchup-entries", Uint, "5000", ONE_MEMBER),
         without("socket-reuse-address", Bool, "false", "addresses are always reused"),
-        without("strict-reconfig-check", Bool, "true", ONE_MEMBER),
         without("tls-max-version", Text, "", NO_TLS),
         without("tls-min-version", Text, "TLS1.2", NO_TLS),
         without("warning-apply-duration", Duration, "100ms", NO_SLOW_LOG),

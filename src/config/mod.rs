@@ -90,6 +90,11 @@ pub struct Config {
     pub heartbeat_interval_ms: u64,
     pub election_timeout_ms: u64,
     pub snapshot_count: u64,
+    pub snapshot_catchup_entries: u64,
+    pub strict_reconfig_check: bool,
+    pub max_learners: usize,
+    /// How often members compare their histories, if it was said.
+    pub corrupt_check_ms: Option<u64>,
     pub watch_progress_notify_interval_ms: u64,
     pub keepalive: Keepalive,
 
@@ -257,6 +262,10 @@ impl Config {
                 0 => SNAPSHOT_COUNT_DEFAULT,
                 count => count,
             },
+            snapshot_catchup_entries: s.uint("snapshot-catchup-entries"),
+            strict_reconfig_check: s.bool("strict-reconfig-check"),
+            max_learners: usize::try_from(s.int("max-learners")).unwrap_or(0),
+            corrupt_check_ms: Some(duration_ms(&s, "corrupt-check-time")?).filter(|ms| *ms > 0),
             watch_progress_notify_interval_ms,
             keepalive: Keepalive {
                 min_time_ms: duration_ms(&s, "grpc-keepalive-min-time")?,
@@ -287,11 +296,6 @@ impl Config {
     /// The members of a cluster that starts for the first time: name and sorted peer URLs of each,
     /// this member among them. To be called only when there is no data yet.
     pub fn bootstrap_members(&self) -> Result<Vec<(String, Vec<String>)>, UsageError> {
-        if self.initial_cluster_state == ClusterState::Existing {
-            return Err(err(
-                "not supported yet: --initial-cluster-state (set to \"existing\")".into()
-            ));
-        }
         let cluster = read_initial_cluster(&self.initial_cluster)?;
         let Some((_, ours)) = cluster.iter().find(|(name, _)| *name == self.name) else {
             return Err(err(format!(
@@ -299,20 +303,16 @@ impl Config {
                 self.name
             )));
         };
-        self.check_advertised(ours)?;
+        if self.initial_cluster_state == ClusterState::New {
+            // A member that joins was announced with the URLs by which it is to be found.
+            self.check_advertised(ours)?;
+        }
         let mut all: Vec<_> = cluster.iter().flat_map(|(_, urls)| urls).collect();
         let total = all.len();
         all.sort();
         all.dedup();
         if all.len() < total {
             return Err(err(format!("initial cluster {} has duplicate url", self.initial_cluster)));
-        }
-        if cluster.len() > 1 {
-            return Err(err(format!(
-                "not supported yet: --initial-cluster with {} members (set to {:?})",
-                cluster.len(),
-                self.initial_cluster
-            )));
         }
         let texts = |urls: Vec<Url>| urls.iter().map(|url| url.as_str().to_owned()).collect();
         Ok(cluster.into_iter().map(|(name, urls)| (name, texts(urls))).collect())

@@ -547,18 +547,36 @@ fn the_initial_cluster_must_hold_this_member_as_it_advertises_itself() {
             &["--initial-cluster=default"],
             "invalid value \"default\" for flag -initial-cluster: URL scheme must be http, https, unix, or unixs: ",
         ),
-        (
-            &["--initial-cluster=default=http://localhost:2380,b=http://b:1"],
-            "not supported yet: --initial-cluster with 2 members (set to \"default=http://localhost:2380,b=http://b:1\")",
-        ),
-        (
-            &["--initial-cluster-state=existing"],
-            "not supported yet: --initial-cluster-state (set to \"existing\")",
-        ),
     ];
     for (args, expected) in cases {
         assert_eq!(bootstrap(args), *expected, "{args:?}");
     }
     let same = config(&["--initial-advertise-peer-urls=http://127.0.0.1:2380"]);
     assert!(same.bootstrap_members().is_ok());
+    let three = "b=http://b:1,default=http://localhost:2380,a=http://a:2,a=http://a:1";
+    let members = config(&["--initial-cluster", three]).bootstrap_members().unwrap();
+    let names: Vec<_> = members.iter().map(|(name, urls)| (name.as_str(), urls.len())).collect();
+    assert_eq!(names, [("b", 1), ("default", 1), ("a", 2)]);
+    // One who joins was announced with its URLs; what it advertises at its first start is moot.
+    let joins = config(&[
+        "--initial-cluster-state=existing",
+        "--initial-cluster=default=http://10.0.0.1:2380,b=http://b:1",
+    ]);
+    assert_eq!(joins.bootstrap_members().unwrap().len(), 2);
+}
+
+#[test]
+fn what_a_cluster_is_told_about_itself_is_obeyed() {
+    let c = config(&[]);
+    assert_eq!((c.snapshot_catchup_entries, c.max_learners), (5_000, 1));
+    assert_eq!((c.strict_reconfig_check, c.corrupt_check_ms), (true, None));
+    let c = config(&[
+        "--snapshot-catchup-entries=7",
+        "--max-learners=3",
+        "--strict-reconfig-check=false",
+        "--experimental-corrupt-check-time=10m",
+    ]);
+    assert_eq!((c.snapshot_catchup_entries, c.max_learners), (7, 3));
+    assert_eq!((c.strict_reconfig_check, c.corrupt_check_ms), (false, Some(600_000)));
+    assert_eq!(c.warnings, Vec::<String>::new());
 }

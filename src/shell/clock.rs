@@ -17,6 +17,11 @@ impl Clock {
         u64::try_from(self.started.elapsed().as_millis()).unwrap_or(u64::MAX)
     }
 
+    /// The same in microseconds, for what has to be measured.
+    pub fn now_us(&self) -> u64 {
+        u64::try_from(self.started.elapsed().as_micros()).unwrap_or(u64::MAX)
+    }
+
     /// How long until `at_ms`; zero when it has passed. Never early: `now_ms()` after this pause
     /// is at least `at_ms`.
     pub fn until(&self, at_ms: u64) -> Duration {

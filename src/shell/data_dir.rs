@@ -144,6 +144,11 @@ impl DataDir {
         Ok(DataDir { root: names.root, wal: names.wal, unclean, _lock: lock })
     }
 
+    /// Whether a member has begun in this directory. Where none has, `open` makes it.
+    pub fn is_there(data_dir: &Path) -> bool {
+        Names::new(data_dir, None).root.exists()
+    }
+
     pub fn store_path(&self) -> PathBuf {
         self.root.join("store")
     }

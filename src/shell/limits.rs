@@ -42,6 +42,11 @@ pub const LISTEN_BACKLOG: i32 = 4096;
 pub const BIND_PATIENCE: Duration = Duration::from_secs(1);
 pub const BIND_RETRY: Duration = Duration::from_millis(20);
 
+/// How long other members are asked at a first start: whether they know this one already (etcd: 1 s),
+/// and who belongs to a cluster that this one joins (etcd: 10 s).
+pub const ASK_NEW_TIMEOUT: Duration = Duration::from_secs(1);
+pub const ASK_EXISTING_TIMEOUT: Duration = Duration::from_secs(10);
+
 /// TCP keep-alive period of accepted connections: etcd's.
 pub const TCP_KEEPALIVE_SECONDS: i32 = 30;
 

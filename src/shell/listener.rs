@@ -1,13 +1,15 @@
 //! Listening sockets: bound before anything else is done, accepted from when the server is ready.
 //!
 //! Binding early turns a port in use into an error at once. Until the server is ready, clients'
-//! connections wait in the backlog, which to them looks like a server that is slow to answer.
+//! connections wait in the backlog, which to them looks like a server that is slow to answer. Members
+//! are refused until the loop runs: two that start at once and ask each other must not both wait.
 
 use super::limits::{ACCEPT_RETRY, BIND_RETRY, LISTEN_BACKLOG, TCP_KEEPALIVE_SECONDS};
 use super::reactor::Core;
 use crate::config::{Address, Url};
 use crate::rpc::ListenerKind;
 use glommio::net::TcpListener;
+use socket2::{Domain, SockAddr, Socket, Type};
 use std::io;
 use std::net::{SocketAddr, ToSocketAddrs};
 use std::os::fd::{AsRawFd, FromRawFd, IntoRawFd, OwnedFd, RawFd};
@@ -15,10 +17,17 @@ use std::path::Path;
 use std::rc::Rc;
 use std::time::Duration;
 
+/// Who is expected to connect.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Serves {
+    Rpc(ListenerKind),
+    Peers,
+}
+
 /// A bound socket that nobody accepts from yet.
 #[derive(Debug)]
 pub struct Bound {
-    pub kind: ListenerKind,
+    pub serves: Serves,
     /// As etcd shows it in its log: `host:port`, or the path.
     pub name: String,
     socket: OwnedFd,
@@ -28,12 +37,18 @@ pub struct Bound {
 ///
 /// An address in use is tried again for `patience`: after a process was killed, the kernel takes
 /// down its io_uring in the background, and the accept that was pending there holds the socket.
-pub fn bind(kind: ListenerKind, url: &Url, patience: Duration) -> Result<Bound, String> {
+pub fn bind(serves: Serves, url: &Url, patience: Duration) -> Result<Bound, String> {
     let mut tries_left = patience.as_millis() / BIND_RETRY.as_millis();
     loop {
         let (name, bound) = try_bind(url);
+        let bound = bound.and_then(|socket| {
+            if serves != Serves::Peers {
+                listen(socket.as_raw_fd())?;
+            }
+            Ok(socket)
+        });
         match bound {
-            Ok(socket) => return Ok(Bound { kind, name, socket }),
+            Ok(socket) => return Ok(Bound { serves, name, socket }),
             Err(error) if error.kind() == io::ErrorKind::AddrInUse && tries_left > 0 => {
                 tries_left -= 1;
                 std::thread::sleep(BIND_RETRY);
@@ -55,7 +70,10 @@ fn try_bind(url: &Url) -> (String, io::Result<OwnedFd>) {
 }
 
 fn bind_tcp(host: &str, port: u16) -> io::Result<OwnedFd> {
-    let socket = std::net::TcpListener::bind(resolve(host, port)?)?;
+    let address = resolve(host, port)?;
+    let socket = Socket::new(Domain::for_address(address), Type::STREAM, None)?;
+    socket.set_reuse_address(true)?;
+    socket.bind(&address.into())?;
     prepare(socket.as_raw_fd())?;
     Ok(socket.into())
 }
@@ -66,7 +84,9 @@ fn bind_unix(path: &Path) -> io::Result<OwnedFd> {
         Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
         _ => {}
     }
-    Ok(std::os::unix::net::UnixListener::bind(path)?.into())
+    let socket = Socket::new(Domain::UNIX, Type::STREAM, None)?;
+    socket.bind(&SockAddr::unix(path)?)?;
+    Ok(socket.into())
 }
 
 /// The address a Go server would listen on: IPv4 when a name has both, all of IPv6 and IPv4 without
@@ -78,7 +98,7 @@ fn resolve(host: &str, port: u16) -> io::Result<SocketAddr> {
     first.copied().ok_or_else(|| io::Error::other("the name has no address"))
 }
 
-/// Options that accepted sockets inherit, and the longer backlog.
+/// Options that accepted sockets inherit.
 fn prepare(fd: RawFd) -> io::Result<()> {
     let options = [
         (libc::IPPROTO_TCP, libc::TCP_NODELAY, 1),
@@ -102,23 +122,34 @@ fn prepare(fd: RawFd) -> io::Result<()> {
             return Err(io::Error::last_os_error());
         }
     }
-    // SAFETY: only numbers are handed over. Listening again only changes the backlog.
-    if unsafe { libc::listen(fd, LISTEN_BACKLOG) } != 0 {
-        return Err(io::Error::last_os_error());
-    }
     Ok(())
 }
 
+/// Two that are bound to one address are found out here, if they were not before.
+fn listen(fd: RawFd) -> io::Result<()> {
+    // SAFETY: only numbers are handed over. Listening again only changes the backlog.
+    match unsafe { libc::listen(fd, LISTEN_BACKLOG) } {
+        0 => Ok(()),
+        _ => Err(io::Error::last_os_error()),
+    }
+}
+
 impl Bound {
+    /// Lets others connect. Before, they are refused; who serves clients listens from the start.
+    pub fn listen(&self) -> Result<(), String> {
+        listen(self.socket.as_raw_fd())
+            .map_err(|error| format!("cannot listen on {}: {error}", self.name))
+    }
+
     /// Accepts for ever. Dropping the future closes the socket.
     pub async fn accept_all(self, core: Rc<Core>) {
-        let Bound { kind, name, socket } = self;
+        let Bound { serves, name, socket } = self;
         // SAFETY: the descriptor is open and given away by `into_raw_fd`. glommio's type does
         // nothing with it that a Unix socket would not understand.
         let listener = unsafe { TcpListener::from_raw_fd(socket.into_raw_fd()) };
         let mut complained = false;
         loop {
-            while !core.has_room() {
+            while serves != Serves::Peers && !core.has_room() {
                 if !complained {
                     tracing::warn!(
                         address = name,
@@ -132,7 +163,10 @@ impl Bound {
             match listener.accept().await {
                 Ok(stream) => {
                     complained = false;
-                    core.connected(stream, kind);
+                    match serves {
+                        Serves::Rpc(kind) => core.connected(stream, kind),
+                        Serves::Peers => core.peers().accept(&core, stream),
+                    }
                     // A long backlog must not keep the connections that are there waiting.
                     futures_lite::future::yield_now().await;
                 }
@@ -153,7 +187,7 @@ mod tests {
     use super::*;
 
     fn bind(url: &str) -> Result<Bound, String> {
-        super::bind(ListenerKind::Client, &Url::parse(url).unwrap(), Duration::ZERO)
+        super::bind(Serves::Rpc(ListenerKind::Client), &Url::parse(url).unwrap(), Duration::ZERO)
     }
 
     #[test]
@@ -163,6 +197,26 @@ mod tests {
         let error = bind(&format!("http://{address}")).map(drop).unwrap_err();
         assert!(error.starts_with(&format!("cannot listen on {address}: ")), "{error}");
         assert!(!error.contains('\n'), "{error}");
+    }
+
+    #[test]
+    fn members_are_refused_until_they_are_listened_to_and_the_port_is_ours_meanwhile() {
+        let url = Url::parse("http://127.0.0.1:0").unwrap();
+        let bound = super::bind(Serves::Peers, &url, Duration::ZERO).unwrap();
+        let socket = socket2::SockRef::from(&bound.socket);
+        let address = socket.local_addr().unwrap().as_socket().unwrap();
+        let refused = std::net::TcpStream::connect(address).unwrap_err();
+        assert_eq!(refused.kind(), io::ErrorKind::ConnectionRefused);
+        bound.listen().unwrap();
+        std::net::TcpStream::connect(address).unwrap();
+        assert!(
+            super::bind(
+                Serves::Peers,
+                &Url::parse(&format!("http://{address}")).unwrap(),
+                Duration::ZERO
+            )
+            .is_err()
+        );
     }
 
     #[test]

@@ -8,9 +8,11 @@
 //! uring.rs      may this process use io_uring? one line if not
 //! data_dir.rs   may this directory be used? first initialisation
 //! check.rs      `ringd check`: is what the disk holds what was written?
+//! join.rs       a first start: which cluster, which id
 //! open.rs       what the disk holds becomes a server
 //! reactor.rs    the turn
-//! connection.rs, listener.rs       sockets
+//! socket.rs, connection.rs, listener.rs    sockets of clients
+//! peers.rs, dial.rs, peer_metrics.rs       sockets between members
 //! log_disk.rs, segments.rs, store_disk.rs, snapshot_disk.rs, files.rs, glommio_files.rs   disks
 //! clock.rs, signals.rs, process_metrics.rs, log.rs
 //! limits.rs     every bound
@@ -23,20 +25,25 @@ pub mod check;
 mod clock;
 mod connection;
 mod data_dir;
+mod dial;
 mod fatal;
 mod files;
 mod glommio_files;
+mod join;
 mod limits;
 mod listener;
 pub mod log;
 mod log_disk;
 mod notify;
 mod open;
+mod peer_metrics;
+mod peers;
 mod process_metrics;
 mod reactor;
 mod segments;
 mod signals;
 mod snapshot_disk;
+mod socket;
 mod store_disk;
 mod uring;
 
@@ -49,7 +56,7 @@ use glommio::{LocalExecutorBuilder, Placement};
 use limits::{
     BIND_PATIENCE, GUARD_PERIOD, IO_MEMORY_BYTES, PREEMPT_TIMER, RING_DEPTH, STOP_GRACE_MS,
 };
-use listener::Bound;
+use listener::{Bound, Serves};
 use log_disk::LogDisk;
 use reactor::{Core, Ended};
 use snapshot_disk::SnapshotDisk;
@@ -83,11 +90,15 @@ fn serve(config: &Config) -> Result<(), String> {
     }
     uring::check()?;
     let bound = bind_all(config)?;
+    let founding = match DataDir::is_there(&config.data_dir) {
+        true => None,
+        false => Some(join::found(config, true)?),
+    };
     let data_dir = DataDir::open(&config.data_dir, config.wal_dir.as_deref(), open::initial_store)
         .map_err(|error| error.to_string())?;
     let durability = log_disk::probe(data_dir.wal_path(), config.unsafe_no_fsync)
         .map_err(|error| format!("cannot write to {}: {error}", data_dir.wal_path().display()))?;
-    let server = open::server(config, &data_dir, clock)?;
+    let (server, peers) = open::server(config, &data_dir, founding, clock)?;
     let executor = LocalExecutorBuilder::new(Placement::Unbound)
         .name("ringd")
         .io_memory(IO_MEMORY_BYTES)
@@ -105,7 +116,7 @@ fn serve(config: &Config) -> Result<(), String> {
             .await
             .map_err(|error| format!("cannot open {}: {error}", store_path.display()))?;
         let snapshot_disk = SnapshotDisk::new(&store_path, config.unsafe_no_fsync);
-        let core = Core::new(server, clock, log_disk, store_disk, snapshot_disk);
+        let core = Core::new(server, clock, log_disk, store_disk, snapshot_disk, peers);
         run_until_stopped(&core, bound).await
     });
     // Tasks that still wait for something are abandoned with the process; taking the executor down
@@ -127,9 +138,14 @@ async fn guard() {
 }
 
 fn bind_all(config: &Config) -> Result<Vec<Bound>, String> {
-    let clients = config.listen_client_urls.iter().map(|url| (ListenerKind::Client, url));
-    let metrics = config.listen_metrics_urls.iter().map(|url| (ListenerKind::Metrics, url));
-    clients.chain(metrics).map(|(kind, url)| listener::bind(kind, url, BIND_PATIENCE)).collect()
+    let kinds = [
+        (Serves::Peers, &config.listen_peer_urls),
+        (Serves::Rpc(ListenerKind::Client), &config.listen_client_urls),
+        (Serves::Rpc(ListenerKind::Metrics), &config.listen_metrics_urls),
+    ];
+    let all =
+        kinds.into_iter().flat_map(|(serves, urls)| urls.iter().map(move |url| (serves, url)));
+    all.map(|(serves, url)| listener::bind(serves, url, BIND_PATIENCE)).collect()
 }
 
 async fn run_until_stopped(core: &Rc<Core>, bound: Vec<Bound>) -> Result<(), String> {
@@ -143,8 +159,21 @@ async fn run_until_stopped(core: &Rc<Core>, bound: Vec<Bound>) -> Result<(), Str
     })
     .detach();
 
-    let (mut clients, metrics): (Vec<Bound>, Vec<Bound>) =
-        bound.into_iter().partition(|bound| bound.kind == ListenerKind::Client);
+    let (mut clients, mut peers, mut metrics) = (Vec::new(), Vec::new(), Vec::new());
+    for bound in bound {
+        match bound.serves {
+            Serves::Rpc(ListenerKind::Client) => clients.push(bound),
+            Serves::Rpc(ListenerKind::Metrics) => metrics.push(bound),
+            Serves::Peers => peers.push(bound),
+        }
+    }
+    // Members are heard to the end: leadership has to be handed over.
+    let mut accepting_peers = Vec::new();
+    for bound in peers {
+        bound.listen()?;
+        tracing::info!(address = bound.name, "serving peer traffic");
+        accepting_peers.push(glommio::spawn_local(bound.accept_all(core.clone())));
+    }
     // Dropping a task closes its listener, which is how accepting ends.
     let accepting = RefCell::new(Vec::new());
     let accept = |bound: Bound| {
@@ -184,5 +213,6 @@ async fn run_until_stopped(core: &Rc<Core>, bound: Vec<Bound>) -> Result<(), Str
         Ended::No
     })
     .await;
+    drop(accepting_peers);
     outcome
 }

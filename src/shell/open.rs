@@ -6,48 +6,58 @@
 
 use super::clock::{Clock, unix_ms};
 use super::data_dir::DataDir;
+use super::join::Founding;
 use super::limits::{MAP_RESERVE_BYTES, MAP_RESERVE_BYTES_MIN};
+use super::peer_metrics::PeerMetrics;
+use super::peers::Peers;
 use super::segments::Segments;
 use super::snapshot_disk::SnapshotDisk;
-use super::{files, process_metrics};
+use super::{files, join, process_metrics};
 use crate::apply::{self, Applier};
 use crate::config::{AutoCompaction, Config};
 use crate::h2;
-use crate::membership::Cluster;
 use crate::node::{self, Metadata, Node, Retention};
+use crate::peer::Identity;
+use crate::raft::NodeId;
 use crate::rpc::{self, Metrics, Server};
 use crate::store::{self, Map, Store};
 use std::fs::File;
 use std::path::Path;
+use std::rc::Rc;
 
 /// etcd gives up a request after this and two election timeouts.
 const REQUEST_TIMEOUT_MS: u64 = 5_000;
 /// Members compare their histories so often. It reads all of it, which is one second of a core for
 /// some millions of changes.
 const CORRUPT_CHECK_MS: u64 = 60 * 60 * 1000;
-/// etcd's default.
-const MAX_LEARNERS: usize = 1;
-/// etcd's default.
-const SNAPSHOT_CATCHUP_ENTRIES: u64 = 5_000;
 
 /// Content of the store file of a new member.
 pub fn initial_store(random: u64) -> Vec<u8> {
     store::initial_image(&store::Options { store_id: random })
 }
 
-/// The server, or one line that says what keeps it from being one.
-pub fn server(config: &Config, data_dir: &DataDir, clock: Clock) -> Result<Server, String> {
+/// The server and its links to other members, or one line that says what keeps it from being one.
+/// `founding`: what a member whose directory has just been made starts with.
+pub fn server(
+    config: &Config,
+    data_dir: &DataDir,
+    founding: Option<Founding>,
+    clock: Clock,
+) -> Result<(Server, Peers), String> {
     let now_ms = clock.now_ms();
     let store_path = data_dir.store_path();
     SnapshotDisk::clean(&store_path)
         .map_err(|error| format!("{}: {error}", store_path.display()))?;
     let store = open_store(&store_path, data_dir.was_unclean())?;
-    let (cluster, member_id) = match apply::identity(&store).map_err(|error| error.to_string())? {
-        Some(known) => known,
-        None => new_member(config)?,
+    let known = apply::identity(&store).map_err(|error| error.to_string())?;
+    let Founding { cluster, member_id, joins } = match (known, founding) {
+        (Some((cluster, member_id)), _) => Founding { cluster, member_id, joins: false },
+        (None, Some(founding)) => founding,
+        // The first start came to its end before a checkpoint: the log has what there is.
+        (None, None) => join::found(config, false)?,
     };
     let metadata = Metadata { cluster_id: cluster.id, member_id };
-    let applier = apply::Options { lease_ttl_min_s: lease_ttl_min_s(config), joins: false };
+    let applier = apply::Options { lease_ttl_min_s: lease_ttl_min_s(config), joins };
     let applier = Applier::open(store, cluster, member_id, applier, now_ms)
         .map_err(|error| format!("{}: {error}", data_dir.store_path().display()))?;
 
@@ -82,10 +92,14 @@ pub fn server(config: &Config, data_dir: &DataDir, clock: Clock) -> Result<Serve
     let log = wal::Writer::new(wal::Options::default(), log);
     let node =
         Node::new(applier, log, recovered, options, now_ms).map_err(|error| in_log(&error))?;
-    let metrics = Metrics::new(member_id, Box::new(process_metrics::render));
+    let of_peers = Rc::new(PeerMetrics::new(member_id));
+    let own = Identity { cluster: metadata.cluster_id, member: NodeId(member_id) };
+    let peers = Peers::new(own, of_peers.clone());
+    let process = move || process_metrics::render() + &of_peers.render();
+    let metrics = Metrics::new(member_id, Box::new(process));
     let unix_ms_at_start = unix_ms().saturating_sub(clock.now_ms());
     let options = rpc::Options { unix_ms_at_start, ..rpc_options(config) };
-    Ok(Server::new(node, options, metrics, now_ms))
+    Ok((Server::new(node, options, metrics, now_ms), peers))
 }
 
 pub fn open_store(path: &Path, unclean: bool) -> Result<Store, String> {
@@ -103,16 +117,6 @@ pub fn open_store(path: &Path, unclean: bool) -> Result<Store, String> {
         }
     };
     Store::open(map, len, store::Options::default()).map_err(|error| line(&error))
-}
-
-/// The cluster of a member that starts for the first time, and its own id.
-fn new_member(config: &Config) -> Result<(Cluster, u64), String> {
-    let members = config.bootstrap_members().map_err(|error| error.to_string())?;
-    let cluster = Cluster::bootstrap(&members, &config.initial_cluster_token)
-        .map_err(|error| error.to_string())?;
-    let own = cluster.by_name(&config.name).map(|member| member.id);
-    own.map(|id| (cluster, id))
-        .ok_or_else(|| format!("member {} is not in --initial-cluster", config.name))
 }
 
 /// etcd: one and a half election timeouts, in whole seconds.
@@ -137,9 +141,9 @@ pub(super) fn node_options(config: &Config, metadata: Metadata, seed: u64) -> no
         pending_max: rpc::PENDING_PROPOSALS_MAX,
         patience_ms: request_timeout_ms(config),
         snapshot_count: config.snapshot_count,
-        catch_up_entries: SNAPSHOT_CATCHUP_ENTRIES,
-        corrupt_check_ms: Some(CORRUPT_CHECK_MS),
-        strict_reconfig_check: true,
+        catch_up_entries: config.snapshot_catchup_entries,
+        corrupt_check_ms: Some(config.corrupt_check_ms.unwrap_or(CORRUPT_CHECK_MS)),
+        strict_reconfig_check: config.strict_reconfig_check,
         retention: match config.auto_compaction {
             AutoCompaction::Off => Retention::Off,
             AutoCompaction::Periodic { retention_ms } => Retention::Periodic { retention_ms },
@@ -164,7 +168,7 @@ fn rpc_options(config: &Config) -> rpc::Options {
         max_txn_ops: config.max_txn_ops,
         max_request_bytes: config.max_request_bytes,
         request_timeout_ms: request_timeout_ms(config),
-        max_learners: MAX_LEARNERS,
+        max_learners: config.max_learners,
         unix_ms_at_start: 0,
         progress_interval_ms: config.watch_progress_notify_interval_ms,
         h2: h2::Limits {

@@ -15,15 +15,17 @@
 //! is called exactly once for every `connect`. Nothing here decides anything about the bytes.
 
 use super::clock::Clock;
-use super::connection::{self, Connection, Input, Sent};
+use super::connection::{self, Connection};
 use super::limits::{
     CONNECTIONS_MAX, FDS_RESERVED, FENCE_CONNECTIONS_MIN, FLUSH_BYTES_MAX, FLUSH_ROUNDS_MAX,
     STORE_OPS_IN_FLIGHT_MAX,
 };
 use super::log_disk::LogDisk;
 use super::notify::Notify;
+use super::peers::Peers;
 use super::segments::Created;
 use super::snapshot_disk::{Done, SnapshotDisk};
+use super::socket::{Input, Sent};
 use super::store_disk::{Grown, StoreDisk};
 use super::{fatal, uring};
 use crate::node::{SnapshotOp, StopReason};
@@ -47,6 +49,7 @@ pub struct Core {
     log_disk: LogDisk,
     store_disk: RefCell<Rc<StoreDisk>>,
     snapshot_disk: SnapshotDisk,
+    peers: Peers,
     wake: Notify,
     connections: RefCell<HashMap<ConnId, Rc<Connection>>>,
     connections_max: usize,
@@ -68,6 +71,7 @@ impl Core {
         log_disk: LogDisk,
         store_disk: StoreDisk,
         snapshot_disk: SnapshotDisk,
+        peers: Peers,
     ) -> Rc<Core> {
         let fds = uring::soft_limit(libc::RLIMIT_NOFILE).saturating_sub(FDS_RESERVED);
         Rc::new(Core {
@@ -76,6 +80,7 @@ impl Core {
             log_disk,
             store_disk: RefCell::new(Rc::new(store_disk)),
             snapshot_disk,
+            peers,
             wake: Notify::default(),
             connections: RefCell::default(),
             connections_max: usize::try_from(fds).unwrap_or(usize::MAX).clamp(1, CONNECTIONS_MAX),
@@ -90,6 +95,19 @@ impl Core {
 
     pub fn clock(&self) -> Clock {
         self.clock
+    }
+
+    pub fn server(&self) -> &RefCell<Server> {
+        &self.server
+    }
+
+    pub fn peers(&self) -> &Peers {
+        &self.peers
+    }
+
+    /// Asks for another turn.
+    pub fn wake(&self) {
+        self.wake.notify();
     }
 
     pub fn connections_max(&self) -> usize {
@@ -141,6 +159,7 @@ impl Core {
                 Ended::No => None,
             };
             let deadline = self.server.borrow().next_deadline(self.clock.now_ms());
+            let deadline = deadline.min(self.peers.next_deadline_ms());
             let deadline = at.map_or(deadline, |at_ms| at_ms.min(deadline));
             if deadline <= self.clock.now_ms() {
                 // More work at once: sockets and disks get their turn by a pass through the kernel.
@@ -161,6 +180,7 @@ impl Core {
             fatal::corruption(&corruption);
         }
         let writes_log = self.start_log_operations();
+        self.peers.turn(self);
         self.start_store_operations();
         self.start_snapshot_operations();
         let mut dirty = self.dirty.take();
