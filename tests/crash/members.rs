@@ -1,0 +1,163 @@
+//! Starting a cluster, and changing who belongs to it, with the real `etcdctl` where it is there.
+
+use std::process::Command;
+use std::sync::atomic::Ordering;
+
+use crate::block_on;
+use crate::cluster::Cluster;
+use crate::server::{run_to_end, skip, tool};
+use crate::traffic::Traffic;
+
+/// Runs `etcdctl` against all members and gives what it printed.
+fn etcdctl(cluster: &Cluster, args: &[&str]) -> Result<String, String> {
+    let endpoints: Vec<_> = cluster.endpoints().iter().map(ToString::to_string).collect();
+    etcdctl_at(&endpoints.join(","), args)
+}
+
+fn etcdctl_at(endpoints: &str, args: &[&str]) -> Result<String, String> {
+    let mut command = Command::new(tool("etcdctl").expect("it was asked for"));
+    command.args(["--endpoints", endpoints, "--command-timeout=20s"]).args(args);
+    let output = command.output().expect("etcdctl runs");
+    let (out, err) =
+        (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+    if output.status.success() { Ok(out.into_owned()) } else { Err(format!("{out}{err}")) }
+}
+
+#[test]
+fn etcdctl_sees_and_changes_the_members() {
+    if tool("etcdctl").is_none() {
+        return skip(
+            "etcdctl_sees_and_changes_the_members",
+            "no etcdctl (tests/tools/build makes it)",
+        );
+    }
+    let cluster = Cluster::start(3, &[]);
+    let run =
+        |args: &[&str]| etcdctl(&cluster, args).unwrap_or_else(|err| panic!("{args:?}: {err}"));
+    run(&["put", "a", "1"]);
+    let list = run(&["member", "list"]);
+    assert_eq!(list.lines().count(), 3, "{list}");
+    for (member, line) in cluster.members.iter().zip(sorted_by_name(&list)) {
+        let client = format!("http://{}", member.client);
+        let there = [", started, ", &member.name, &member.peer_url(), &client];
+        assert!(there.iter().all(|part| line.contains(part)), "{line}");
+    }
+    let health = run(&["endpoint", "health", "--cluster"]);
+    assert_eq!(health.matches("is healthy").count(), 3, "{health}");
+    let status = run(&["endpoint", "status", "--cluster", "-w", "fields"]);
+    assert_eq!(status.matches("\"MemberID\"").count(), 3, "{status}");
+    // All of them name the same leader.
+    let mut leaders: Vec<_> =
+        status.lines().filter(|line| line.starts_with("\"Leader\"")).collect();
+    leaders.dedup();
+    assert_eq!(leaders.len(), 1, "{status}");
+
+    let (leader, other) = block_on(async {
+        let leader = cluster.leader().await;
+        (leader, format!("{:x}", cluster.id((leader + 1) % 3).await))
+    });
+    let at = cluster.members[leader].client.to_string();
+    let moved = etcdctl_at(&at, &["move-leader", &other]).expect("leadership is moved");
+    assert!(moved.contains("Leadership transferred from"), "{moved}");
+    assert_eq!(block_on(cluster.leader()), (leader + 1) % 3);
+
+    let url = format!("--peer-urls={}", cluster.members[(leader + 1) % 3].peer_url());
+    let updated = run(&["member", "update", &other, &url]);
+    assert!(updated.contains("updated in cluster"), "{updated}");
+}
+
+fn sorted_by_name(list: &str) -> Vec<&str> {
+    let mut lines: Vec<_> = list.lines().collect();
+    lines.sort_by_key(|line| line.split(", ").nth(2).map(str::to_owned));
+    lines
+}
+
+#[test]
+fn a_member_joins_while_puts_go_on_and_another_is_removed() {
+    let name = "a_member_joins_while_puts_go_on_and_another_is_removed";
+    if tool("etcdctl").is_none() {
+        return skip(name, "no etcdctl (tests/tools/build makes it)");
+    }
+    let mut cluster = Cluster::start(3, &["--snapshot-count=500"]);
+    let old = cluster.endpoints().iter().map(ToString::to_string).collect::<Vec<_>>().join(",");
+    block_on(async {
+        let traffic = Traffic::start(cluster.endpoints(), 5);
+        traffic.progress(1_000).await;
+        let at = cluster.prepare_joining("m3");
+        let url = format!("--peer-urls={}", cluster.members[at].peer_url());
+        let added = etcdctl_at(&old, &["member", "add", "m3", "--learner", &url]);
+        let added = added.unwrap_or_else(|err| panic!("{err}"));
+        assert!(added.contains("added as learner to cluster"), "{added}");
+        cluster.run(at);
+        let id = format!("{:x}", cluster.id(at).await);
+        // A learner that is behind is not promoted; it catches up by itself.
+        let mut tries = 0;
+        while let Err(err) = etcdctl_at(&old, &["member", "promote", &id]) {
+            tries += 1;
+            assert!(err.contains("in sync with leader") && tries < 300, "{err}");
+            traffic.progress(1).await;
+        }
+        traffic.add_endpoint(cluster.members[at].client);
+        traffic.progress(300).await;
+
+        let removed_at = cluster.leader().await;
+        let removed = format!("{:x}", cluster.id(removed_at).await);
+        let endpoint = cluster.members[(removed_at + 1) % 3].client.to_string();
+        let answer = etcdctl_at(&endpoint, &["member", "remove", &removed]);
+        assert!(answer.is_ok(), "{answer:?}");
+        cluster.wait_for_line(removed_at, "permanently removed from the cluster");
+        cluster.wait_end(removed_at);
+        traffic.progress(300).await;
+        // Started again, it has nothing to say.
+        let again = run_to_end(&mut cluster.command(removed_at));
+        let told = again.log.iter().any(|line| line.contains("permanently removed"));
+        assert!(told, "{again:?}");
+        let acknowledged = traffic.shared().acknowledged.load(Ordering::Relaxed);
+        let history = traffic.finish();
+        println!("{acknowledged} writes acknowledged, {} watched", history.watched.len());
+    });
+}
+
+#[test]
+fn a_member_that_lost_its_disk_is_refused_under_its_old_id() {
+    let mut cluster = Cluster::start(3, &[]);
+    cluster.kill(0);
+    std::fs::remove_dir_all(cluster.data_dir(0)).expect("its data");
+    let ended = run_to_end(&mut cluster.command(0));
+    let told = ended.log.iter().any(|line| line.contains("has already been bootstrapped"));
+    assert!(told && !ended.status.success(), "{ended:?}");
+    assert!(!cluster.data_dir(0).join("member/ringd").exists(), "nothing was made");
+}
+
+#[test]
+fn members_of_two_clusters_do_not_mix() {
+    let mut cluster = Cluster::stopped(2, &[]);
+    cluster.launch(0);
+    // The same addresses, another token: another cluster.
+    let mut command = cluster.command(1);
+    command.arg("--initial-cluster-token=other");
+    cluster.launch_as(1, command);
+    cluster.wait_for_line(0, "cluster ID mismatch");
+    cluster.wait_for_line(1, "cluster ID mismatch");
+}
+
+#[test]
+fn what_does_not_fit_together_is_one_line() {
+    let cluster = Cluster::stopped(2, &[]);
+    let other = cluster.members[1].peer_url();
+    for (args, expected) in [
+        (vec!["--initial-cluster=m1=http://127.0.0.1:1".to_owned()], "couldn't find local name"),
+        (
+            vec![format!("--initial-cluster=m0={other},m1={other}")],
+            "missing from --initial-advertise-peer-urls",
+        ),
+        (
+            vec!["--initial-cluster-state=existing".to_owned()],
+            "could not retrieve cluster information from the given URLs",
+        ),
+    ] {
+        let ended = run_to_end(cluster.command(0).args(args));
+        let told = ended.log.iter().any(|line| line.contains(expected));
+        assert!(told && !ended.status.success(), "{expected}: {ended:?}");
+    }
+}
