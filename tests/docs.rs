@@ -42,6 +42,7 @@ const DOCUMENTS: &[&str] = &[
     "docs/CHANGELOG.md",
     "docs/FORMAT.md",
     "docs/GUARANTEES.md",
+    "docs/OPERATIONS.md",
 ];
 
 fn root() -> PathBuf {
