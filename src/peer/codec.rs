@@ -18,8 +18,8 @@
 //!                      10 TimeoutNow
 //!                      11 ReadIndex          incarnation u64 | context u64
 //!                      12 ReadIndexResponse  incarnation u64 | context u64 | index u64
-//!   17  Propose       id u64 | kind u8 | entry: the rest
-//!   18  Refused       id u64 | refusal u8: 0 NotLeader, 1 TooManyRequests, 2 Later, 3 Invalid,
+//!   17  Propose       id u64 | attempt u64 | term u64 | kind u8 | entry: the rest
+//!   18  Refused       id u64 | attempt u64 | refusal u8: 0 NotLeader, 1 TooManyRequests, 2 Later, 3 Invalid,
 //!                       4 Unhealthy, 5 NotEnoughStarted, 6 LearnerNotReady
 //!   19  LeaseRenew    context u64 | lease i64
 //!   20  LeaseRenewed  context u64 | lease i64 | ttl in seconds i64
@@ -87,13 +87,18 @@ pub fn encode(message: &PeerMessage, out: &mut Vec<u8>) {
     use SnapshotMessage::{Complete, Offer, Over, Piece, Received};
     match message {
         PeerMessage::Raft(raft) => frame::put(out, RAFT, |out| put_raft(raft, out)),
-        PeerMessage::Propose { id, kind, entry } => frame::put(out, PROPOSE, |out| {
+        PeerMessage::Propose { id, attempt, term, kind, entry } => {
+            frame::put(out, PROPOSE, |out| {
+                out.put_u64_le(*id);
+                out.put_u64_le(*attempt);
+                out.put_u64_le(term.0);
+                out.put_u8(entry_kind(*kind));
+                out.put_slice(entry);
+            })
+        }
+        PeerMessage::Refused { id, attempt, refusal } => frame::put(out, REFUSED, |out| {
             out.put_u64_le(*id);
-            out.put_u8(entry_kind(*kind));
-            out.put_slice(entry);
-        }),
-        PeerMessage::Refused { id, refusal } => frame::put(out, REFUSED, |out| {
-            out.put_u64_le(*id);
+            out.put_u64_le(*attempt);
             out.put_u8(match refusal {
                 Refusal::NotLeader => 0,
                 Refusal::TooManyRequests => 1,
@@ -277,11 +282,14 @@ fn decode_body(from: NodeId, to: NodeId, frame: Frame) -> Option<PeerMessage> {
         }
         PROPOSE => PeerMessage::Propose {
             id: u64_of(&mut body)?,
+            attempt: u64_of(&mut body)?,
+            term: Term(u64_of(&mut body)?),
             kind: entry_kind_of(&mut body)?,
             entry: rest(&mut body),
         },
         REFUSED => PeerMessage::Refused {
             id: u64_of(&mut body)?,
+            attempt: u64_of(&mut body)?,
             refusal: match body.try_get_u8().ok()? {
                 0 => Refusal::NotLeader,
                 1 => Refusal::TooManyRequests,

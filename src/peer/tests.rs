@@ -122,9 +122,14 @@ fn message() -> impl Strategy<Value = PeerMessage> {
     ]);
     prop_oneof![
         6 => raft(),
-        1 => (word(), kind(), data())
-            .prop_map(|(id, kind, entry)| PeerMessage::Propose { id, kind, entry }),
-        1 => (word(), refusal).prop_map(|(id, refusal)| PeerMessage::Refused { id, refusal }),
+        1 => (word(), word(), word(), kind(), data()).prop_map(
+            |(id, attempt, term, kind, entry)| {
+                PeerMessage::Propose { id, attempt, term: Term(term), kind, entry }
+            }
+        ),
+        1 => (word(), word(), refusal).prop_map(|(id, attempt, refusal)| {
+            PeerMessage::Refused { id, attempt, refusal }
+        }),
         1 => (word(), lease())
             .prop_map(|(context, lease)| PeerMessage::LeaseRenew { context, lease }),
         1 => (word(), lease(), lease()).prop_map(|(context, lease, ttl_s)| {
@@ -424,7 +429,8 @@ fn piece(offset: u64, length: usize) -> PeerMessage {
 }
 
 fn proposal(id: u64, length: usize) -> PeerMessage {
-    PeerMessage::Propose { id, kind: EntryKind::Normal, entry: vec![1; length].into() }
+    let (kind, entry) = (EntryKind::Normal, vec![1; length].into());
+    PeerMessage::Propose { id, attempt: 0, term: Term(1), kind, entry }
 }
 
 /// Links of member 1 to member 2, with all lanes up.
