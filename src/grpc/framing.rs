@@ -6,7 +6,10 @@
 //! +----------------+----------------------+---------------- - -
 //! ```
 
-use bytes::{Buf, Bytes};
+use std::io::Read;
+
+use bytes::{Buf, Bytes, BytesMut};
+use flate2::read::GzDecoder;
 
 use super::status::{Code, Status};
 
@@ -32,13 +35,44 @@ pub struct Decoder {
     rest: Bytes,
     /// A prefix or a message of which only this much has come.
     gathered: Vec<u8>,
-    /// Length of the message being gathered; none while its prefix is.
-    message_len: Option<usize>,
+    /// The message being gathered; none while its prefix is.
+    message: Option<Announced>,
+    /// Messages may be compressed.
+    takes_gzip: bool,
+    /// What `count_buffered` found last.
+    counted: usize,
+}
+
+/// Octets kept for messages that are not complete, now and when they were counted before.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Counted {
+    pub before: usize,
+    pub now: usize,
+}
+
+/// What a prefix says of its message.
+#[derive(Debug, Clone, Copy)]
+struct Announced {
+    len: usize,
+    is_compressed: bool,
 }
 
 impl Decoder {
     pub fn new(max_message_bytes: usize) -> Decoder {
-        Decoder { max_message_bytes, rest: Bytes::new(), gathered: Vec::new(), message_len: None }
+        Decoder {
+            max_message_bytes,
+            rest: Bytes::new(),
+            gathered: Vec::new(),
+            message: None,
+            takes_gzip: false,
+            counted: 0,
+        }
+    }
+
+    /// For a stream whose `grpc-encoding` is gzip: each of its messages may be compressed, or not. The bound
+    /// holds for a message before and after.
+    pub fn with_gzip(max_message_bytes: usize) -> Decoder {
+        Decoder { takes_gzip: true, ..Decoder::new(max_message_bytes) }
     }
 
     /// Takes the next piece of data; [`Decoder::next_message`] until there is none should follow.
@@ -46,48 +80,67 @@ impl Decoder {
     pub fn push(&mut self, data: Bytes) {
         if self.rest.is_empty() {
             self.rest = data;
-        } else {
-            self.rest = [&self.rest[..], &data[..]].concat().into();
+            return;
         }
+        // Copied at most once: what is joined here is held by nobody else.
+        let rest = std::mem::take(&mut self.rest);
+        let mut joined = rest.try_into_mut().unwrap_or_else(|shared| BytesMut::from(&shared[..]));
+        joined.extend_from_slice(&data);
+        self.rest = joined.freeze();
     }
 
     /// The next complete message. After an error the stream is to be ended with that status.
     #[inline]
     pub fn next_message(&mut self) -> Result<Option<Bytes>, Status> {
-        if self.message_len.is_none() {
+        if self.message.is_none() {
             let Some(prefix) = self.take_prefix() else { return Ok(None) };
-            self.message_len = Some(self.check_prefix(prefix)?);
+            self.message = Some(self.check_prefix(prefix)?);
         }
-        let Some(message_len) = self.message_len else { return Ok(None) };
-        if self.gathered.is_empty() && self.rest.len() >= message_len {
-            self.message_len = None;
-            if self.rest.len() == message_len {
-                return Ok(Some(std::mem::take(&mut self.rest)));
+        let Some(Announced { len, is_compressed }) = self.message else { return Ok(None) };
+        let message = if self.gathered.is_empty() && self.rest.len() >= len {
+            match self.rest.len() == len {
+                true => std::mem::take(&mut self.rest),
+                false => self.rest.split_to(len),
             }
-            return Ok(Some(self.rest.split_to(message_len)));
+        } else {
+            self.gather(len);
+            if self.gathered.len() < len {
+                return Ok(None);
+            }
+            Bytes::from(std::mem::take(&mut self.gathered))
+        };
+        self.message = None;
+        if is_compressed {
+            return decompress(&message, self.max_message_bytes).map(Some);
         }
-        self.gather(message_len);
-        if self.gathered.len() < message_len {
-            return Ok(None);
-        }
-        self.message_len = None;
-        Ok(Some(Bytes::from(std::mem::take(&mut self.gathered))))
+        Ok(Some(message))
     }
 
     /// A prefix has come and its message has not; at the end of a stream grpc-go calls this "unexpected EOF", and
     /// half a prefix "EOF", as nothing at all.
     pub fn is_within_message(&self) -> bool {
-        self.message_len.is_some()
+        self.message.is_some()
     }
 
     /// No part of a message is left.
     pub fn is_between_messages(&self) -> bool {
-        self.message_len.is_none() && self.gathered.is_empty() && self.rest.is_empty()
+        self.message.is_none() && self.gathered.is_empty() && self.rest.is_empty()
     }
 
     /// Octets kept for messages that are not complete.
     pub fn buffered_bytes(&self) -> usize {
         self.gathered.capacity() + self.rest.len()
+    }
+
+    /// Counts them, for whoever keeps the sum over many streams.
+    #[inline]
+    pub fn count_buffered(&mut self) -> Counted {
+        let now = self.buffered_bytes();
+        Counted { before: std::mem::replace(&mut self.counted, now), now }
+    }
+
+    pub fn counted(&self) -> usize {
+        self.counted
     }
 
     fn take_prefix(&mut self) -> Option<[u8; PREFIX_LEN]> {
@@ -103,7 +156,7 @@ impl Decoder {
         Some(prefix)
     }
 
-    fn check_prefix(&self, prefix: [u8; PREFIX_LEN]) -> Result<usize, Status> {
+    fn check_prefix(&self, prefix: [u8; PREFIX_LEN]) -> Result<Announced, Status> {
         let [format, a, b, c, d] = prefix;
         let message_len = u32::from_be_bytes([a, b, c, d]) as usize;
         if message_len > self.max_message_bytes {
@@ -114,7 +167,8 @@ impl Decoder {
             ));
         }
         match format {
-            0 => Ok(message_len),
+            0 => Ok(Announced { len: message_len, is_compressed: false }),
+            1 if self.takes_gzip => Ok(Announced { len: message_len, is_compressed: true }),
             1 => Err(Status::new(
                 Code::Internal,
                 "grpc: compressed flag set with identity or empty encoding",
@@ -146,9 +200,66 @@ impl Decoder {
     }
 }
 
+/// At most one octet more than allowed is made, so that a small message cannot become a huge one.
+#[cold]
+fn decompress(message: &[u8], max_bytes: usize) -> Result<Bytes, Status> {
+    let mut plain = Vec::new();
+    let mut reader = GzDecoder::new(message).take(max_bytes as u64 + 1);
+    if let Err(error) = reader.read_to_end(&mut plain) {
+        // The text behind the colon is that of the library.
+        let text = format!("grpc: failed to read decompressed data: {error}");
+        return Err(Status::new(Code::Internal, text));
+    }
+    if plain.len() > max_bytes {
+        let text =
+            format!("grpc: received message after decompression larger than max {max_bytes}");
+        return Err(Status::new(Code::ResourceExhausted, text));
+    }
+    Ok(plain.into())
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    fn gzip(plain: &[u8]) -> Vec<u8> {
+        use std::io::Write;
+        let mut encoder = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::best());
+        encoder.write_all(plain).unwrap();
+        encoder.finish().unwrap()
+    }
+
+    #[test]
+    fn a_compressed_message_is_what_it_was_and_never_larger_than_allowed() {
+        let one = |plain: &[u8], max| {
+            let packed = gzip(plain);
+            let prefix = encode_prefix(packed.len());
+            let mut decoder = Decoder::with_gzip(max);
+            decoder.push([&[1], &prefix[1..], &packed].concat().into());
+            decoder.next_message()
+        };
+        assert_eq!(one(b"hello", 1_000), Ok(Some(Bytes::from_static(b"hello"))));
+        assert_eq!(one(&[0; 1_000], 1_000), Ok(Some(vec![0; 1_000].into())));
+        let text = "grpc: received message after decompression larger than max 100000";
+        let expected = Err(Status::new(Code::ResourceExhausted, text));
+        assert_eq!(one(&vec![0; 50_000_000], 100_000), expected);
+
+        let mut decoder = Decoder::with_gzip(1_000);
+        decoder.push(Bytes::from_static(b"\0\0\0\0\x02hi\x01\0\0\0\x03abc"));
+        assert_eq!(decoder.next_message(), Ok(Some(Bytes::from_static(b"hi"))));
+        assert_eq!(decoder.next_message().map_err(|status| status.code), Err(Code::Internal));
+    }
+
+    #[test]
+    fn pieces_that_wait_are_joined_without_copying_them_again() {
+        let mut decoder = Decoder::new(1 << 20);
+        let wire = framed(&[&[7; 200_000]]);
+        for octet in wire.iter() {
+            decoder.push(Bytes::copy_from_slice(&[*octet]));
+        }
+        // Quadratic work would take minutes here.
+        assert_eq!(decoder.next_message(), Ok(Some(vec![7; 200_000].into())));
+    }
 
     fn framed(messages: &[&[u8]]) -> Vec<u8> {
         messages.iter().flat_map(|m| [&encode_prefix(m.len())[..], m].concat()).collect()

@@ -7,6 +7,6 @@ mod framing;
 mod status;
 mod timeout;
 
-pub use framing::{Decoder, PREFIX_LEN, encode_prefix};
+pub use framing::{Counted, Decoder, PREFIX_LEN, encode_prefix};
 pub use status::{Code, Status, decode_message, encode_message};
 pub use timeout::{InvalidTimeout, parse_timeout};

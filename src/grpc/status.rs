@@ -108,8 +108,7 @@ impl Status {
         Status::new(Code::Unknown, if cut { "unexpected EOF" } else { "EOF" })
     }
 
-    /// For a value of `grpc-encoding` other than `identity`: nothing is ever compressed here. etcd
-    /// takes `gzip` as well.
+    /// For a value of `grpc-encoding` other than `identity` and `gzip`.
     pub fn unknown_encoding(encoding: &[u8]) -> Status {
         let encoding = quote(encoding);
         Status::new(

@@ -35,6 +35,21 @@ impl Reader<'_> {
         }
     }
 
+    /// The number of keys in `interval` at `revision`, if finding it takes no more than `steps_max`
+    /// steps.
+    pub(super) fn count_within(
+        &self,
+        interval: Interval<'_>,
+        revision: i64,
+        steps_max: u64,
+    ) -> Result<Option<u64>, MvccError> {
+        if interval.end == End::Single || revision >= self.revisions.current {
+            return self.count_at(interval, revision).map(Some);
+        }
+        let now = self.count_now(interval)?;
+        self.count_undoing(interval, revision, now, steps_max)
+    }
+
     fn count_now(&self, interval: Interval<'_>) -> Result<u64, MvccError> {
         let below = |key: &[u8]| self.view.rank(KEY, KeyBuf::of(key).prefix());
         let end = match interval.end {

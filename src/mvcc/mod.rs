@@ -4,7 +4,8 @@
 //! any revision from the bound of compaction on; the changes can be followed in their order.
 //!
 //! - [`keys`], [`record`], [`revision`]: what is where in the trees, byte by byte.
-//! - [`reader`], [`range`], [`stream`], [`count`], [`compare`], [`changes`], [`hash`], [`export`]: reading.
+//! - [`reader`], [`range`], [`large`], [`stream`], [`count`], [`compare`], [`changes`], [`hash`],
+//!   [`export`]: reading.
 //! - [`write`], [`txn`], [`compact`]: changing.
 //!
 //! Invariants:
@@ -27,6 +28,7 @@ mod error;
 pub mod export;
 mod hash;
 mod keys;
+mod large;
 mod range;
 mod reader;
 mod record;
@@ -45,6 +47,7 @@ pub use compact::Progress;
 pub use error::MvccError;
 pub use hash::{HashBucket, HashKv, HashKvValue};
 pub use keys::{End, Interval};
+pub use large::{LargeRange, Measured};
 pub use range::{RangeOutcome, has_revision_filters, is_default_order};
 pub use reader::{LeaseKeys, Reader, Revisions};
 pub use revision::Revision;
@@ -118,5 +121,16 @@ impl Mvcc {
         out: &mut Vec<u8>,
     ) -> Result<RangeOutcome, MvccError> {
         self.reader(view).range(request, out)
+    }
+
+    /// Answers a range from `view` if it is not large; see [`Reader::range_up_to`].
+    pub fn range_up_to(
+        &self,
+        view: View<'_>,
+        request: &RangeRequest,
+        bytes_max: usize,
+        out: &mut Vec<u8>,
+    ) -> Result<Option<RangeOutcome>, MvccError> {
+        self.reader(view).range_up_to(request, bytes_max, out)
     }
 }

@@ -17,7 +17,7 @@ use std::cmp::Reverse;
 use super::error::MvccError;
 use super::keys::{End, Interval, KeyBuf};
 use super::reader::{Entry, Reader};
-use super::record::{KeyValue, key_of, put_key_only, put_message, put_stored, value_of};
+use super::record::{KeyValue, field_len, key_of, put_key_only, put_message, put_stored, value_of};
 use crate::proto::etcdserverpb::RangeRequest;
 use crate::proto::etcdserverpb::range_request::{SortOrder, SortTarget};
 
@@ -66,6 +66,56 @@ impl<'a> Reader<'a> {
         Ok(self.range_counting(request, Counting::Exact, out)?.0)
     }
 
+    /// Answers `request` if that takes neither more than about `bytes_max` bytes nor a long walk. `None`
+    /// otherwise, with `out` as it was: the answer is then to be made by a [`super::LargeRange`].
+    pub fn range_up_to(
+        &self,
+        request: &RangeRequest,
+        bytes_max: usize,
+        out: &mut Vec<u8>,
+    ) -> Result<Option<RangeOutcome>, MvccError> {
+        let start = out.len();
+        let revision = self.resolve(request.revision)?;
+        let bounds = Bounds { bytes: bytes_max, keys: KEYS_AT_ONCE_MAX };
+        let query = Query { bounds, ..Query::of(request, revision) };
+        if request.count_only {
+            let count = self.count_within(query.interval, revision, KEYS_AT_ONCE_MAX)?;
+            return Ok(count.map(|count| self.outcome(count, false, 0)));
+        }
+        let found = self.find(request, &query, out)?;
+        let count = match found.seen {
+            _ if found.cut => None,
+            Seen::All(count) => Some(count),
+            Seen::AtLeast(_) => self.count_within(query.interval, revision, KEYS_AT_ONCE_MAX)?,
+        };
+        if count.is_none() {
+            out.truncate(start);
+        }
+        Ok(count.map(|count| self.outcome(count, found.more, found.written)))
+    }
+
+    pub(super) fn outcome(&self, count: u64, more: bool, written: u64) -> RangeOutcome {
+        RangeOutcome {
+            count: count as i64,
+            more,
+            revision: self.revisions.current,
+            written: written as i64,
+        }
+    }
+
+    fn find(
+        &self,
+        request: &RangeRequest,
+        query: &Query<'_>,
+        out: &mut Vec<u8>,
+    ) -> Result<Found, MvccError> {
+        match Sort::of(request) {
+            _ if query.interval.end == End::Single => self.single(query, out),
+            None => self.in_key_order(query, out),
+            Some(sort) => self.sorted(query, sort, out),
+        }
+    }
+
     /// Also tells where in `out` the last key begins.
     pub(super) fn range_counting(
         &self,
@@ -75,29 +125,17 @@ impl<'a> Reader<'a> {
     ) -> Result<(RangeOutcome, usize), MvccError> {
         let revision = self.resolve(request.revision)?;
         let query = Query::of(request, revision);
-        let current = self.revisions.current;
         if request.count_only {
-            let count = self.count_at(query.interval, revision)? as i64;
-            let outcome = RangeOutcome { count, more: false, revision: current, written: 0 };
-            return Ok((outcome, out.len()));
+            let count = self.count_at(query.interval, revision)?;
+            return Ok((self.outcome(count, false, 0), out.len()));
         }
-        let found = match Sort::of(request) {
-            _ if query.interval.end == End::Single => self.single(&query, out)?,
-            None => self.in_key_order(&query, out)?,
-            Some(sort) => self.sorted(&query, sort, out)?,
-        };
+        let found = self.find(request, &query, out)?;
         let count = match found.seen {
             Seen::All(count) => count,
             Seen::AtLeast(count) if counting == Counting::Seen => count,
             Seen::AtLeast(_) => self.count_at(query.interval, revision)?,
         };
-        let outcome = RangeOutcome {
-            count: count as i64,
-            more: found.more,
-            revision: current,
-            written: found.written as i64,
-        };
-        Ok((outcome, found.last))
+        Ok((self.outcome(count, found.more, found.written), found.last))
     }
 
     /// Appends all keys of `interval` that exist now, as message fields `field`.
@@ -118,7 +156,7 @@ impl<'a> Reader<'a> {
     fn single(&self, query: &Query<'_>, out: &mut Vec<u8>) -> Result<Found, MvccError> {
         let mut key = KeyBuf::of(query.interval.start);
         let Some(version) = self.visible(&mut key, query.revision)? else {
-            return Ok(Found { seen: Seen::All(0), more: false, written: 0, last: out.len() });
+            return Ok(Found::none(out.len()));
         };
         let entry = Entry { prefix: key.prefix(), revision: version.revision, meta: version.meta };
         let (mut written, last) = (0, out.len());
@@ -126,26 +164,34 @@ impl<'a> Reader<'a> {
             self.write(query, &entry, out)?;
             written = 1;
         }
-        Ok(Found { seen: Seen::All(1), more: false, written, last })
+        Ok(Found { seen: Seen::All(1), more: false, written, last, cut: false })
     }
 
     fn in_key_order(&self, query: &Query<'_>, out: &mut Vec<u8>) -> Result<Found, MvccError> {
         let mut scan = self.scan(query.interval, query.revision);
+        let start = out.len();
         let (mut seen, mut written, mut last) = (0, 0, out.len());
         while scan.next()? {
             seen += 1;
             let entry = scan.entry()?;
             if !query.filter.admits(&entry) {
+                if seen > query.bounds.keys {
+                    return Ok(Found::cut());
+                }
                 continue;
             }
             if written == query.limit {
-                return Ok(Found { seen: Seen::AtLeast(seen), more: true, written, last });
+                let seen = Seen::AtLeast(seen);
+                return Ok(Found { seen, more: true, written, last, cut: false });
             }
             last = out.len();
             self.write(query, &entry, out)?;
             written += 1;
+            if out.len() - start > query.bounds.bytes || seen > query.bounds.keys {
+                return Ok(Found::cut());
+            }
         }
-        Ok(Found { seen: Seen::All(seen), more: false, written, last })
+        Ok(Found { seen: Seen::All(seen), more: false, written, last, cut: false })
     }
 
     fn sorted(&self, query: &Query<'_>, sort: Sort, out: &mut Vec<u8>) -> Result<Found, MvccError> {
@@ -165,6 +211,9 @@ impl<'a> Reader<'a> {
             if query.filter.admits(&entry) {
                 rows.push(Row::new(self, &entry)?);
             }
+            if fetched > query.bounds.keys {
+                return Ok(Found::cut());
+            }
             if fetched == fetch_max {
                 seen = Seen::AtLeast(fetched);
                 break;
@@ -174,15 +223,18 @@ impl<'a> Reader<'a> {
         sort.apply(&mut rows);
         let more = rows.len() as u64 > query.limit;
         rows.truncate(usize::try_from(query.limit).unwrap_or(usize::MAX));
-        let mut last = out.len();
+        let (start, mut last) = (out.len(), out.len());
         for row in &rows {
             last = out.len();
             row.write(query.values, out);
+            if out.len() - start > query.bounds.bytes {
+                return Ok(Found::cut());
+            }
         }
-        Ok(Found { seen, more, written: rows.len() as u64, last })
+        Ok(Found { seen, more, written: rows.len() as u64, last, cut: false })
     }
 
-    fn write(
+    pub(super) fn write(
         &self,
         query: &Query<'_>,
         entry: &Entry<'_>,
@@ -200,17 +252,31 @@ impl<'a> Reader<'a> {
 }
 
 /// A range request, made ready.
-struct Query<'r> {
-    interval: Interval<'r>,
-    revision: i64,
+pub(super) struct Query<'r> {
+    pub interval: Interval<'r>,
+    pub revision: i64,
     /// The greatest number of keys to answer.
-    limit: u64,
-    filter: Filter,
-    values: Values,
+    pub limit: u64,
+    pub filter: Filter,
+    pub values: Values,
+    bounds: Bounds,
 }
 
+/// Beyond these an answer is given up and nothing is written.
+#[derive(Clone, Copy)]
+struct Bounds {
+    bytes: usize,
+    /// Keys looked at.
+    keys: u64,
+}
+
+const UNBOUNDED: Bounds = Bounds { bytes: usize::MAX, keys: u64::MAX };
+
+/// Keys that one call looks at, where it can be asked for the rest later: some milliseconds.
+pub(super) const KEYS_AT_ONCE_MAX: u64 = 10_000;
+
 impl<'r> Query<'r> {
-    fn of(request: &'r RangeRequest, revision: i64) -> Query<'r> {
+    pub fn of(request: &'r RangeRequest, revision: i64) -> Query<'r> {
         let by_value = request.sort_target == SortTarget::Value as i32;
         Query {
             interval: Interval::new(&request.key, &request.range_end),
@@ -222,19 +288,29 @@ impl<'r> Query<'r> {
             } else {
                 Values::Whole
             },
+            bounds: UNBOUNDED,
         }
+    }
+
+    /// The length of what [`Reader::write`] appends for a key.
+    pub fn written_len(&self, entry: &Entry<'_>) -> usize {
+        let (value_len, lease) = match self.values {
+            Values::Whole => (entry.meta.value_len, entry.meta.lease),
+            Values::None { leases } => (0, if leases { entry.meta.lease } else { 0 }),
+        };
+        field_len(entry.prefix, entry.revision.main, &entry.meta, value_len, lease)
     }
 }
 
 #[derive(Clone, Copy)]
-enum Values {
+pub(super) enum Values {
     Whole,
     None { leases: bool },
 }
 
 /// Bounds of revisions; 0 is no bound.
 #[derive(Clone, Copy, Default, PartialEq, Eq)]
-struct Filter {
+pub(super) struct Filter {
     min_mod: i64,
     max_mod: i64,
     min_create: i64,
@@ -251,7 +327,7 @@ impl Filter {
         }
     }
 
-    fn admits(&self, entry: &Entry<'_>) -> bool {
+    pub fn admits(&self, entry: &Entry<'_>) -> bool {
         let within = |value: i64, min: i64, max: i64| {
             (min == 0 || value >= min) && (max == 0 || value <= max)
         };
@@ -266,6 +342,18 @@ struct Found {
     written: u64,
     /// Where the last key begins in what was written.
     last: usize,
+    /// It was given up because of its bounds.
+    cut: bool,
+}
+
+impl Found {
+    fn none(at: usize) -> Found {
+        Found { seen: Seen::All(0), more: false, written: 0, last: at, cut: false }
+    }
+
+    fn cut() -> Found {
+        Found { cut: true, ..Found::none(0) }
+    }
 }
 
 /// The number of keys that a walk met before filtering.
@@ -275,16 +363,16 @@ enum Seen {
 }
 
 #[derive(Clone, Copy)]
-struct Sort {
-    target: SortTarget,
-    descending: bool,
+pub(super) struct Sort {
+    pub target: SortTarget,
+    pub descending: bool,
     /// Only a target was given.
-    implied: bool,
+    pub implied: bool,
 }
 
 impl Sort {
     /// `None` if the order of keys is what is wanted.
-    fn of(request: &RangeRequest) -> Option<Sort> {
+    pub fn of(request: &RangeRequest) -> Option<Sort> {
         let target = SortTarget::try_from(request.sort_target).ok()?;
         let order = SortOrder::try_from(request.sort_order).ok()?;
         if target == SortTarget::Key && order != SortOrder::Descend {

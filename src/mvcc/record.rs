@@ -212,6 +212,22 @@ fn int_len(value: i64) -> usize {
     if value == 0 { 0 } else { 1 + varint_len(value as u64) }
 }
 
+/// The length of an `mvccpb.KeyValue` as a message field, from what the KEY tree knows: with a value of
+/// `value_len` bytes and `lease`, either 0 where it is left out.
+pub fn field_len(
+    prefix: &[u8],
+    modified: i64,
+    meta: &KeyMeta,
+    value_len: u64,
+    lease: i64,
+) -> usize {
+    let bytes_len = |len: usize| 1 + varint_len(len as u64) + len;
+    let ints = [meta.create, modified, meta.version, lease];
+    let value_len = if value_len == 0 { 0 } else { bytes_len(value_len as usize) };
+    let key_len = bytes_len(super::keys::unescaped_len(prefix));
+    bytes_len(key_len + value_len + ints.into_iter().map(int_len).sum::<usize>())
+}
+
 /// Appends the `mvccpb.KeyValue` of a key without its value, as message field `field`.
 /// `prefix` is the escaped key, `lease` is 0 where etcd leaves it out.
 pub fn put_key_only(

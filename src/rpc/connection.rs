@@ -13,6 +13,7 @@ use super::encode::{self, Message};
 use super::error::RpcError;
 use super::http1;
 use super::keepalive::KeepAliveCall;
+use super::large_range::LargeRangeCall;
 use super::limits;
 use super::method::Method;
 use super::range_stream::RangeStreamCall;
@@ -35,6 +36,8 @@ pub struct Caller {
     pub stream: StreamId,
     pub method: Method,
     pub deadline_ms: u64,
+    /// The deadline is the client's own (`grpc-timeout`), not the server's patience.
+    pub is_clients_deadline: bool,
 }
 
 /// A stream of all connections, for the watch hub.
@@ -61,6 +64,7 @@ pub enum Call {
     KeepAlive(KeepAliveCall),
     RangeStream(Box<RangeStreamCall>),
     Snapshot(Box<SnapshotCall>),
+    LargeRange(Box<LargeRangeCall>),
     /// `grpc.health.v1.Health/Watch`: told once, and again when it changes.
     HealthWatch,
 }
@@ -76,8 +80,12 @@ impl Call {
         match self {
             Call::Open(call) => Some(&mut call.decoder),
             Call::Watch(call) => Some(&mut call.decoder),
-            Call::KeepAlive(call) => call.decoder(),
-            Call::Waiting | Call::RangeStream(_) | Call::Snapshot(_) | Call::HealthWatch => None,
+            Call::KeepAlive(call) => Some(&mut call.decoder),
+            Call::Waiting
+            | Call::RangeStream(_)
+            | Call::LargeRange(_)
+            | Call::Snapshot(_)
+            | Call::HealthWatch => None,
         }
     }
 }
@@ -86,6 +94,7 @@ pub struct OpenCall {
     pub method: Method,
     pub decoder: grpc::Decoder,
     pub deadline_ms: u64,
+    pub is_clients_deadline: bool,
 }
 
 pub enum Protocol {
@@ -104,12 +113,33 @@ pub struct Connection {
     /// Metrics only: no gRPC on this listener.
     pub http_only: bool,
     waiting: usize,
+    /// Octets that the decoders of all calls keep of messages that are not complete.
+    gathered: usize,
     is_dirty: bool,
     closing: bool,
     opened_ms: u64,
 }
 
 const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
+
+/// Whether these may be the first bytes of an HTTP/1.1 request.
+fn begins_a_request(bytes: &[u8]) -> bool {
+    const METHODS: [&[u8]; 9] = [
+        b"GET ",
+        b"HEAD ",
+        b"POST ",
+        b"PUT ",
+        b"DELETE ",
+        b"OPTIONS ",
+        b"TRACE ",
+        b"CONNECT ",
+        b"PATCH ",
+    ];
+    METHODS.iter().any(|method| {
+        let compared = method.len().min(bytes.len());
+        method[..compared] == bytes[..compared]
+    })
+}
 
 impl Connection {
     pub fn h2(&mut self) -> Option<&mut h2::Connection> {
@@ -126,6 +156,11 @@ impl Connection {
         let compared = seen.len().min(PREFACE.len());
         let is_http2 = seen[..compared] == PREFACE[..compared] && !self.http_only;
         if is_http2 && compared < PREFACE.len() {
+            return None;
+        }
+        if !is_http2 && !self.http_only && !begins_a_request(seen) {
+            // No protocol that is spoken here; etcd says nothing, either.
+            self.closing = true;
             return None;
         }
         let seen = std::mem::take(seen).freeze();
@@ -146,25 +181,51 @@ impl Connection {
         takes_more && !self.closing && self.waiting < limits::CONNECTION_CALLS_MAX
     }
 
+    /// Notes what a stream is doing from now on.
+    pub fn put(&mut self, stream: StreamId, call: Call) {
+        self.waiting += usize::from(matches!(call, Call::Waiting));
+        if let Some(mut before) = self.calls.insert(stream, call) {
+            self.uncount(&mut before);
+        }
+    }
+
+    /// Gives the decoder of a stream more data. False when the connection has sent too much that is not
+    /// complete.
+    pub fn gather(&mut self, stream: StreamId, data: Bytes) -> bool {
+        let Some(decoder) = self.calls.get_mut(&stream).and_then(Call::decoder) else {
+            return true;
+        };
+        decoder.push(data);
+        self.gathered <= limits::CONNECTION_GATHERED_MAX_BYTES
+    }
+
+    /// The next whole message that a client has sent on a stream.
+    pub fn next_message(&mut self, stream: StreamId) -> Result<Option<Bytes>, grpc::Status> {
+        let Some(decoder) = self.calls.get_mut(&stream).and_then(Call::decoder) else {
+            return Ok(None);
+        };
+        let message = decoder.next_message();
+        let counted = decoder.count_buffered();
+        self.gathered = (self.gathered + counted.now) - counted.before;
+        message
+    }
+
     /// Notes that a unary call waits for its answer.
     pub fn wait(&mut self, stream: StreamId) {
-        if self
-            .calls
-            .insert(stream, Call::Waiting)
-            .is_none_or(|call| !matches!(call, Call::Waiting))
-        {
-            self.waiting += 1;
-        }
+        self.put(stream, Call::Waiting);
     }
 
     /// Forgets a call; answers with what it was doing.
     pub fn forget(&mut self, stream: StreamId) -> Option<Call> {
-        let call = self.calls.remove(&stream)?;
+        let mut call = self.calls.remove(&stream)?;
         self.needs_leader.remove(&stream);
-        if matches!(call, Call::Waiting) {
-            self.waiting -= 1;
-        }
+        self.uncount(&mut call);
         Some(call)
+    }
+
+    fn uncount(&mut self, call: &mut Call) {
+        self.waiting -= usize::from(matches!(call, Call::Waiting));
+        self.gathered -= call.decoder().map_or(0, |decoder| decoder.counted());
     }
 
     /// Sends the one message of a unary call and ends it.
@@ -186,8 +247,13 @@ impl Connection {
     }
 
     pub fn send_message(&mut self, stream: StreamId, message: Message) {
+        self.send_bytes(stream, message.finish());
+    }
+
+    /// Sends a part of a message.
+    pub fn send_bytes(&mut self, stream: StreamId, bytes: Vec<u8>) {
         if let Some(h2) = self.h2() {
-            h2.send_data(stream, message.finish(), false);
+            h2.send_data(stream, bytes, false);
         }
     }
 
@@ -203,6 +269,26 @@ impl Connection {
     /// Bytes of one stream that were not sent yet.
     pub fn queued(&mut self, stream: StreamId) -> usize {
         self.h2().map_or(0, |h2| h2.queued(stream))
+    }
+
+    /// How much more may be queued for one stream.
+    pub fn room(&mut self, stream: StreamId) -> usize {
+        let Some(h2) = self.h2() else { return 0 };
+        let max = match h2.queued_total() {
+            ..limits::CONNECTION_OUTPUT_SOFT_BYTES => limits::STREAM_OUTPUT_MAX_BYTES,
+            ..limits::CONNECTION_OUTPUT_MAX_BYTES => limits::STREAM_OUTPUT_MIN_BYTES,
+            _ => 0,
+        };
+        max.saturating_sub(h2.queued(stream))
+    }
+
+    /// How large an answer may be that is made in one piece; none when nothing more is to be made.
+    pub fn at_once(&mut self) -> Option<usize> {
+        match self.h2()?.queued_total() {
+            ..limits::CONNECTION_OUTPUT_SOFT_BYTES => Some(limits::RANGE_AT_ONCE_BYTES),
+            ..limits::CONNECTION_OUTPUT_MAX_BYTES => Some(limits::STREAM_OUTPUT_MIN_BYTES),
+            _ => None,
+        }
     }
 
     /// The connection ends once what is queued was sent.
@@ -235,6 +321,7 @@ impl Connections {
             http_only,
             waiting: 0,
             needs_leader: BTreeSet::new(),
+            gathered: 0,
             is_dirty: false,
             closing: false,
             opened_ms: now_ms,

@@ -46,15 +46,19 @@ impl Server {
     /// The head of a request begins a call, or ends at once.
     fn open(&mut self, id: ConnId, stream: StreamId, head: &RequestHead, now_ms: u64) {
         let Some(connection) = self.connections.get(id) else { return };
-        let is_grpc =
-            head.get(b"content-type").is_some_and(|kind| kind.starts_with(b"application/grpc"));
+        let fields = CallFields::of(head);
+        let is_grpc = fields.content_type.is_some_and(|kind| kind.starts_with(b"application/grpc"));
+        let is_plain = matches!(head.method.as_ref(), b"GET" | b"HEAD");
+        if is_plain && fields.content_type.is_none() {
+            return self.core.serve_http2(&mut self.connections, id, stream, head);
+        }
         if !is_grpc || head.method.as_ref() != b"POST" {
             if let Some(h2) = connection.h2() {
                 h2.send_headers(stream, &not_a_call(head, is_grpc), true);
             }
             return;
         }
-        match self.core.admit(head, now_ms) {
+        match self.core.admit(head, &fields, now_ms) {
             Ok((known, call, needs_leader)) => {
                 self.core.metrics.started(known.method);
                 let call = match known.method {
@@ -71,7 +75,7 @@ impl Server {
                     }
                     _ => Call::Open(call),
                 };
-                connection.calls.insert(stream, call);
+                connection.put(stream, call);
                 if needs_leader && known.kind != Kind::Unary {
                     connection.needs_leader.insert(stream);
                 }
@@ -82,14 +86,18 @@ impl Server {
 
     fn data(&mut self, id: ConnId, stream: StreamId, data: Bytes) {
         let Some(connection) = self.connections.get(id) else { return };
-        let Some(decoder) = connection.calls.get_mut(&stream).and_then(Call::decoder) else {
+        if !connection.gather(stream, data) {
+            return self.fail(id, stream, error::TOO_MANY_REQUESTS);
+        }
+        if let Some(Call::KeepAlive(_)) = connection.calls.get(&stream) {
+            let key = StreamKey::new(id, stream);
+            if let Err(error) = self.core.keep_alive(&mut self.connections, key) {
+                self.fail(id, stream, error);
+            }
             return;
-        };
-        decoder.push(data);
-        while let Some(connection) = self.connections.get(id)
-            && let Some(decoder) = connection.calls.get_mut(&stream).and_then(Call::decoder)
-        {
-            match decoder.next_message() {
+        }
+        while let Some(connection) = self.connections.get(id) {
+            match connection.next_message(stream) {
                 Ok(Some(message)) => self.message(id, stream, message),
                 Ok(None) => return,
                 Err(status) => return self.fail(id, stream, status.into()),
@@ -100,25 +108,29 @@ impl Server {
     /// One whole message of a client.
     fn message(&mut self, id: ConnId, stream: StreamId, message: Bytes) {
         let Some(connection) = self.connections.get(id) else { return };
-        let (method, deadline_ms) = match connection.calls.get(&stream) {
-            Some(Call::Open(call)) => (call.method, call.deadline_ms),
-            Some(Call::Watch(_)) => (Method::Watch, NEVER_MS),
-            Some(Call::KeepAlive(_)) => (Method::LeaseKeepAlive, NEVER_MS),
+        let (method, deadline_ms, is_clients_deadline) = match connection.calls.get(&stream) {
+            Some(Call::Open(call)) => (call.method, call.deadline_ms, call.is_clients_deadline),
+            Some(Call::Watch(_)) => (Method::Watch, NEVER_MS, false),
             _ => return,
         };
-        let caller = Caller { connection: id, stream, method, deadline_ms };
+        let caller = Caller { connection: id, stream, method, deadline_ms, is_clients_deadline };
         let result = match method {
             Method::Watch => self.core.watch_request(&mut self.connections, caller, message),
-            Method::LeaseKeepAlive => self.core.keep_alive(&mut self.connections, caller, message),
             Method::RangeStream => self.core.range_stream(&mut self.connections, caller, message),
             Method::Snapshot => self.core.snapshot(&mut self.connections, caller, message),
             Method::HealthWatch => self.core.health_watch(&mut self.connections, caller, message),
             _ => {
                 connection.wait(stream);
-                if let Answer::Now(result) = self.core.unary(caller, message) {
-                    self.core.reply(&mut self.connections, caller, result);
-                }
-                return;
+                let answer = match connection.at_once() {
+                    Some(_) => self.core.unary(caller, message),
+                    None => error::TOO_MANY_REQUESTS.into(),
+                };
+                let connections = &mut self.connections;
+                return match answer {
+                    Answer::Now(result) => self.core.reply(connections, caller, result),
+                    Answer::Range(range) => self.core.answer_range(connections, caller, &range),
+                    Answer::Later => {}
+                };
             }
         };
         if let Err(error) = result {
@@ -140,7 +152,13 @@ impl Server {
                     self.finish_stream(id, stream);
                 }
             }
-            Some(Call::Waiting | Call::RangeStream(_) | Call::Snapshot(_) | Call::HealthWatch)
+            Some(
+                Call::Waiting
+                | Call::RangeStream(_)
+                | Call::LargeRange(_)
+                | Call::Snapshot(_)
+                | Call::HealthWatch,
+            )
             | None => {}
         }
     }
@@ -170,18 +188,19 @@ impl Core {
     fn admit(
         &self,
         head: &RequestHead,
+        fields: &CallFields<'_>,
         now_ms: u64,
     ) -> Result<(&'static Description, OpenCall, bool), RpcError> {
-        let known = Method::from_path(&head.path)
+        let known = known_method(head)
             .ok_or_else(|| RpcError::with(Code::Unimplemented, method::unknown(&head.path)))?;
         if known.kind != Kind::Unary && self.node.is_learner() {
             return Err(error::NOT_FOR_LEARNER);
         }
-        let version = head.get(b"client-api-version");
+        let version = fields.client_api_version;
         if version.is_some_and(|version| std::str::from_utf8(version).is_err()) {
             return Err(error::INVALID_CLIENT_API_VERSION);
         }
-        let wants_leader = head.get(b"hasleader").is_some_and(|value| value.as_ref() == b"true");
+        let wants_leader = fields.has_leader == Some(&b"true"[..]);
         if wants_leader && self.node.raft().leader().is_none() {
             return Err(error::NO_LEADER);
         }
@@ -189,10 +208,12 @@ impl Core {
             Kind::Unary => self.options.request_timeout_ms,
             Kind::ServerStream | Kind::BidiStream => NEVER_MS,
         };
-        if let Some(encoding) = head.get(b"grpc-encoding").filter(|value| *value != "identity") {
-            return Err(grpc::Status::unknown_encoding(encoding).into());
-        }
-        let asked_ms = match head.get(b"grpc-timeout").map(|value| grpc::parse_timeout(value)) {
+        let decoder = match fields.encoding {
+            None | Some(b"identity") => grpc::Decoder::new(self.message_bytes_max()),
+            Some(b"gzip") => grpc::Decoder::with_gzip(self.message_bytes_max()),
+            Some(encoding) => return Err(grpc::Status::unknown_encoding(encoding).into()),
+        };
+        let asked_ms = match fields.timeout.map(grpc::parse_timeout) {
             Some(Ok(timeout)) if timeout.is_zero() => return Err(error::DEADLINE_EXCEEDED),
             Some(Ok(timeout)) => {
                 let rounded_up = timeout.as_nanos().div_ceil(1_000_000);
@@ -202,8 +223,9 @@ impl Core {
             None => NEVER_MS,
         };
         let deadline_ms = now_ms + wait_ms.min(asked_ms);
-        let decoder = grpc::Decoder::new(self.message_bytes_max());
-        Ok((known, OpenCall { method: known.method, decoder, deadline_ms }, wants_leader))
+        let is_clients_deadline = asked_ms < wait_ms;
+        let call = OpenCall { method: known.method, decoder, deadline_ms, is_clients_deadline };
+        Ok((known, call, wants_leader))
     }
 
     fn unary(&mut self, caller: Caller, message: Bytes) -> Answer {
@@ -253,6 +275,44 @@ fn is_for_learner(method: Method, message: &Bytes) -> bool {
         }
         _ => false,
     }
+}
+
+/// The fields of a head that a call is about: the first of each name, found in one pass.
+#[derive(Default)]
+struct CallFields<'h> {
+    content_type: Option<&'h [u8]>,
+    client_api_version: Option<&'h [u8]>,
+    has_leader: Option<&'h [u8]>,
+    encoding: Option<&'h [u8]>,
+    timeout: Option<&'h [u8]>,
+}
+
+impl<'h> CallFields<'h> {
+    fn of(head: &'h RequestHead) -> CallFields<'h> {
+        let mut found = CallFields::default();
+        for (name, value) in head.fields() {
+            let place = match name.as_ref() {
+                b"content-type" => &mut found.content_type,
+                b"client-api-version" => &mut found.client_api_version,
+                b"hasleader" => &mut found.has_leader,
+                b"grpc-encoding" => &mut found.encoding,
+                b"grpc-timeout" => &mut found.timeout,
+                _ => continue,
+            };
+            place.get_or_insert(&value[..]);
+        }
+        found
+    }
+}
+
+/// The method of a path. The part of the head that many requests share remembers it: its number and one.
+fn known_method(head: &RequestHead) -> Option<&'static Description> {
+    if let Some(place) = head.memo.get().checked_sub(1) {
+        return method::METHODS.get(place as usize);
+    }
+    let known = Method::from_path(&head.path)?;
+    head.memo.set(known.method as u64 + 1);
+    Some(known)
 }
 
 /// The answer to what is HTTP/2 but no gRPC, as grpc-go gives it.

@@ -32,7 +32,7 @@ impl Core {
     ) -> Result<(), RpcError> {
         let request: HealthCheckRequest = decode(message)?;
         let Some(connection) = connections.touch(caller.connection) else { return Ok(()) };
-        connection.calls.insert(caller.stream, Call::HealthWatch);
+        connection.put(caller.stream, Call::HealthWatch);
         connection.start_stream(caller.stream);
         let known = request.service.is_empty();
         let told = if known { ServingStatus::Serving } else { ServingStatus::ServiceUnknown };

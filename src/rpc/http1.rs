@@ -1,6 +1,7 @@
-//! HTTP/1.1 on the client and metrics ports: health, version, metrics.
+//! Plain HTTP on the client and metrics ports: health, version, metrics.
 //!
-//! Requests of a connection are answered one by one, in their order.
+//! Requests of an HTTP/1.1 connection are answered one by one, in their order. On an HTTP/2 connection a GET
+//! or HEAD that names no content type is such a request, too.
 
 use std::fmt::Write;
 
@@ -9,6 +10,7 @@ use bytes::{Buf, BytesMut};
 use super::connection::{ConnId, Connections, Protocol};
 use super::error::{self, RpcError};
 use super::{Core, Read, limits};
+use crate::h2::{RequestHead, StreamId, encode_block};
 use crate::proto::etcdserverpb::{AlarmType, RangeRequest};
 use crate::version;
 
@@ -56,9 +58,31 @@ impl Response {
         Response::text(404, "404 page not found\n")
     }
 
+    fn header_block(&self) -> Vec<u8> {
+        let status = self.status.to_string();
+        let length = self.body.len().to_string();
+        let mut fields: Vec<(&[u8], &[u8])> = vec![
+            (b":status", status.as_bytes()),
+            (b"content-type", self.content_type.as_bytes()),
+            (b"content-length", length.as_bytes()),
+        ];
+        fields.extend(self.allow.map(|allow| (&b"allow"[..], allow.as_bytes())));
+        if self.nosniff {
+            fields.push((b"x-content-type-options", b"nosniff"));
+        }
+        encode_block(&fields)
+    }
+
     fn only_get() -> Response {
         Response { allow: Some("GET"), ..Response::text(405, "Method Not Allowed\n") }
     }
+}
+
+/// Who asks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Asker {
+    Http1(ConnId),
+    Http2(ConnId, StreamId),
 }
 
 /// What etcd's `--cors '*'`, its default, adds to every answer on a client port.
@@ -205,16 +229,35 @@ impl Core {
             && let Protocol::Http1(http1) = &mut connection.protocol
             && let Some(request) = http1.next_request()
         {
-            let serializable = request.values("serializable").any(|value| value == "true");
-            let agrees = match request.path.as_str() {
-                "/health" => !serializable,
-                path => path.starts_with("/readyz"),
-            };
-            if agrees && self.node.raft().leader().is_some() {
-                self.reads_new.push(Read::Http(id, request));
-            } else {
-                self.answer_http(connections, id, request, !agrees);
-            }
+            self.serve_http(connections, Asker::Http1(id), request);
+        }
+    }
+
+    /// A request that came as a stream of an HTTP/2 connection.
+    pub(super) fn serve_http2(
+        &mut self,
+        connections: &mut Connections,
+        id: ConnId,
+        stream: StreamId,
+        head: &RequestHead,
+    ) {
+        let (path, query) = split_target(&String::from_utf8_lossy(&head.path));
+        let method = String::from_utf8_lossy(&head.method).into_owned();
+        let request = Request { method, path, query, close: false };
+        self.serve_http(connections, Asker::Http2(id, stream), request);
+    }
+
+    fn serve_http(&mut self, connections: &mut Connections, asker: Asker, request: Request) {
+        let serializable = request.values("serializable").any(|value| value == "true");
+        let agrees = match request.path.as_str() {
+            "/health" => !serializable,
+            path => path.starts_with("/readyz"),
+        };
+        let has_room = self.reads_waiting() < limits::PENDING_READS_MAX;
+        if agrees && has_room && self.node.raft().leader().is_some() {
+            self.reads_new.push(Read::Http(asker, request));
+        } else {
+            self.answer_http(connections, asker, request, !agrees);
         }
     }
 
@@ -222,20 +265,32 @@ impl Core {
     pub(super) fn answer_http(
         &mut self,
         connections: &mut Connections,
-        id: ConnId,
+        asker: Asker,
         request: Request,
         agreed: bool,
     ) {
         let count = connections.len();
+        let (Asker::Http1(id) | Asker::Http2(id, _)) = asker;
         let Some(connection) = connections.touch(id) else { return };
-        if let Protocol::Http1(http1) = &mut connection.protocol {
-            let asks_cors = http1.cors && request.method == "OPTIONS";
-            let response = if asks_cors {
-                Response::plain("", "")
-            } else {
-                self.route(&request, agreed, count)
-            };
-            http1.answer(&request, response);
+        match (&mut connection.protocol, asker) {
+            (Protocol::Http1(http1), Asker::Http1(_)) => {
+                let asks_cors = http1.cors && request.method == "OPTIONS";
+                let response = if asks_cors {
+                    Response::plain("", "")
+                } else {
+                    self.route(&request, agreed, count)
+                };
+                http1.answer(&request, response);
+            }
+            (Protocol::Http2(h2), Asker::Http2(_, stream)) => {
+                let response = self.route(&request, agreed, count);
+                let is_head = request.method == "HEAD";
+                h2.send_headers(stream, &response.header_block(), is_head);
+                if !is_head {
+                    h2.send_data(stream, response.body.into_bytes(), true);
+                }
+            }
+            _ => {}
         }
     }
 
@@ -297,7 +352,7 @@ impl Core {
     fn probe(&mut self) -> Result<(), RpcError> {
         let request =
             RangeRequest { key: "\0".into(), limit: 1, keys_only: true, ..Default::default() };
-        self.range_now(&request).map(drop)
+        self.range_up_to(&request, limits::RANGE_AT_ONCE_BYTES).map(drop)
     }
 
     fn checks(&mut self, request: &Request, all: &[&str], only: &str, agreed: bool) -> Response {

@@ -5,23 +5,19 @@
 
 use std::collections::VecDeque;
 
-use bytes::Bytes;
 use prost::encoding::int64;
 
-use super::Core;
-use super::connection::{Call, Caller, Connections, StreamKey};
+use super::connection::{Call, Connections, StreamKey};
 use super::dispatch::decode;
 use super::encode::{Header, Message};
 use super::error::RpcError;
+use super::{Core, limits};
 use crate::grpc;
 use crate::lease::LeaseId;
 use crate::proto::etcdserverpb::LeaseKeepAliveRequest;
 
-/// Messages of one stream that may wait for their answers; beyond it nothing more is read.
-const QUEUE_MAX: usize = 1_024;
-
 pub struct KeepAliveCall {
-    decoder: grpc::Decoder,
+    pub decoder: grpc::Decoder,
     queue: VecDeque<Renewal>,
     ended: bool,
 }
@@ -40,10 +36,6 @@ impl KeepAliveCall {
         KeepAliveCall { decoder, queue: VecDeque::new(), ended: false }
     }
 
-    pub fn decoder(&mut self) -> Option<&mut grpc::Decoder> {
-        (self.queue.len() < QUEUE_MAX).then_some(&mut self.decoder)
-    }
-
     /// The client sends no more. Tells whether the stream can end at once.
     pub fn end(&mut self) -> bool {
         self.ended = true;
@@ -52,24 +44,37 @@ impl KeepAliveCall {
 }
 
 impl Core {
+    /// Takes what a client has sent. A stream with too many messages that wait for their answers is held: its
+    /// windows are not given back, until there are fewer.
     pub(super) fn keep_alive(
         &mut self,
         connections: &mut Connections,
-        caller: Caller,
-        message: Bytes,
+        key: StreamKey,
     ) -> Result<(), RpcError> {
-        let request: LeaseKeepAliveRequest = decode(message)?;
-        let key = StreamKey::new(caller.connection, caller.stream);
         let header = self.current_header();
-        let lease = LeaseId(request.id);
-        if let Some((connection, stream)) = connections.touch_stream(key)
-            && let Some(Call::KeepAlive(call)) = connection.calls.get_mut(&stream)
-        {
-            let number = self.node.renew_lease(lease);
-            self.keep_alives.insert(number, key);
-            call.queue.push_back(Renewal { number, lease, header, ttl_s: None });
+        loop {
+            let Some((connection, stream)) = connections.touch_stream(key) else { return Ok(()) };
+            let Some(Call::KeepAlive(call)) = connection.calls.get(&stream) else { return Ok(()) };
+            if call.queue.len() >= limits::KEEP_ALIVE_QUEUE_MAX {
+                if let Some(h2) = connection.h2() {
+                    h2.hold(stream);
+                }
+                return Ok(());
+            }
+            let Some(message) = connection.next_message(stream)? else {
+                if let Some(h2) = connection.h2() {
+                    h2.release(stream);
+                }
+                return Ok(());
+            };
+            let request: LeaseKeepAliveRequest = decode(message)?;
+            let lease = LeaseId(request.id);
+            if let Some(Call::KeepAlive(call)) = connection.calls.get_mut(&stream) {
+                let number = self.node.renew_lease(lease);
+                self.keep_alives.insert(number, key);
+                call.queue.push_back(Renewal { number, lease, header, ttl_s: None });
+            }
         }
-        Ok(())
     }
 
     /// The answer to a renewal: its stream gets it when all before it have theirs.
@@ -87,16 +92,23 @@ impl Core {
             return;
         };
         let result = answer.map(|ttl_s| renewal.ttl_s = Some(ttl_s));
+        let was_full = call.queue.len() >= limits::KEEP_ALIVE_QUEUE_MAX;
         let mut messages = Vec::new();
         while let Some(Renewal { lease, header, ttl_s: Some(ttl_s), .. }) = call.queue.front() {
             messages.push(renewed(header, *lease, *ttl_s));
             call.queue.pop_front();
         }
-        let is_over = result.is_err() || (call.ended && call.queue.is_empty());
         for message in messages {
             connection.send_message(stream, message);
         }
-        if is_over {
+        // What was held back has its turn before the stream can be over.
+        let result = match result {
+            Ok(()) if was_full => self.keep_alive(connections, key),
+            result => result,
+        };
+        let Some((connection, stream)) = connections.touch_stream(key) else { return };
+        let Some(Call::KeepAlive(call)) = connection.calls.get(&stream) else { return };
+        if result.is_err() || (call.ended && call.queue.is_empty()) {
             connection.forget(stream);
             connection.finish_stream(stream, result);
         }

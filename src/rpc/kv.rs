@@ -8,7 +8,7 @@ use super::dispatch::{attempt, decode};
 use super::encode::Message;
 use super::error::{self, RpcError};
 use super::validate::{self, cost};
-use super::{Answer, Core, Proposal, Read};
+use super::{Answer, Core, Proposal, Read, limits};
 use crate::apply::envelope::Kind;
 use crate::apply::{ApplyError, Outcome};
 use crate::grpc::Code;
@@ -73,29 +73,56 @@ impl Core {
         let request: RangeRequest = attempt!(decode(message));
         attempt!(validate::range(&request));
         if request.serializable {
-            return Answer::Now(self.range_now(&request));
+            return Answer::Range(request);
+        }
+        if self.reads_waiting() >= limits::PENDING_READS_MAX {
+            return error::TOO_MANY_REQUESTS.into();
         }
         self.reads_new.push(Read::Range(caller, request));
         Answer::Later
     }
 
-    /// Answers a range from the applied state. Keys and values are copied once, from the store's
+    /// Answers a range from the applied state: at once if it is not large.
+    pub(super) fn answer_range(
+        &mut self,
+        connections: &mut Connections,
+        caller: Caller,
+        request: &RangeRequest,
+    ) {
+        let Some(connection) = connections.get(caller.connection) else { return };
+        let result = match connection.at_once() {
+            Some(bytes_max) => self.range_up_to(request, bytes_max),
+            None => Err(error::TOO_MANY_REQUESTS),
+        };
+        match result {
+            Ok(Some(message)) => self.reply(connections, caller, Ok(message)),
+            Ok(None) => self.start_large_range(connections, caller, request),
+            Err(error) => self.reply(connections, caller, Err(error)),
+        }
+    }
+
+    /// A range of about `bytes_max` bytes at most. Keys and values are copied once, from the store's
     /// pages into the answer.
-    pub(super) fn range_now(&mut self, request: &RangeRequest) -> Result<Message, RpcError> {
+    pub(super) fn range_up_to(
+        &self,
+        request: &RangeRequest,
+        bytes_max: usize,
+    ) -> Result<Option<Message>, RpcError> {
         let applier = &self.node.applier;
         let mut message = Message::with_capacity(256);
         self.current_header().encode(message.out());
         let outcome = applier
             .mvcc
-            .range(applier.store.view(), request, message.out())
+            .range_up_to(applier.store.view(), request, bytes_max, message.out())
             .map_err(|error| self.read_error(error))?;
+        let Some(outcome) = outcome else { return Ok(None) };
         if outcome.more {
             bool::encode(3, &true, message.out());
         }
         if outcome.count != 0 {
             int64::encode(4, &outcome.count, message.out());
         }
-        Ok(message)
+        Ok(Some(message))
     }
 
     pub(super) fn txn_now(&mut self, request: &TxnRequest) -> Result<Message, RpcError> {

@@ -19,9 +19,54 @@ pub const FIRST_BYTES_TIMEOUT_MS: u64 = 10_000;
 /// How often the timeouts of connections are looked at. Chosen: the shortest of them is seconds.
 pub const CONNECTION_TIMEOUT_SCAN_MS: u64 = 1_000;
 
-/// Bytes of one streaming answer (Watch, RangeStream) that may wait in a connection before its
-/// producer pauses. Chosen: one default HTTP/2 window of a Go client and its successor.
+/// Bytes of one answer that is made in pieces (Watch, RangeStream, a large Range) that may wait in a
+/// connection before its producer pauses. Chosen: one default HTTP/2 window of a Go client and its
+/// successor.
 pub const STREAM_OUTPUT_MAX_BYTES: usize = 512 << 10;
+
+/// Bytes that wait in one connection, be it for the windows of its client or to be taken. From here on
+/// each stream may have no more than a frame, so that some streams that are not read do not stop the
+/// others. Chosen: 32 streams of the bound above.
+pub const CONNECTION_OUTPUT_SOFT_BYTES: usize = 16 << 20;
+pub const STREAM_OUTPUT_MIN_BYTES: usize = 16 << 10;
+
+/// From here on nothing more is made for the connection, and its new calls are refused.
+pub const CONNECTION_OUTPUT_MAX_BYTES: usize = 64 << 20;
+
+/// Parts of messages that one connection has sent and not completed. A call that goes beyond is
+/// refused. Chosen: 40 requests of the largest size that etcd takes.
+pub const CONNECTION_GATHERED_MAX_BYTES: usize = 64 << 20;
+
+/// Messages of one keep-alive stream that wait behind an expired lease; beyond it the stream is held.
+/// Chosen: a client renews each lease once in a third of its time.
+pub const KEEP_ALIVE_QUEUE_MAX: usize = 1_024;
+
+/// A range is answered in one piece up to this size; above, its state is pinned and the answer is made
+/// as the client takes it. Chosen: a page of 500 Kubernetes objects is mostly below.
+pub const RANGE_AT_ONCE_BYTES: usize = 1 << 20;
+
+/// Answers in the making, in the whole server. Each costs up to `STREAM_OUTPUT_MAX_BYTES`.
+pub const LARGE_RANGES_MAX: usize = 4_096;
+
+/// What all answers that are made in pieces may do in one turn, in bytes: about two milliseconds.
+pub const PIECES_PER_TURN_BYTES: usize = 2 << 20;
+
+/// A slice of adding up lengths, and what it counts for: 100 ns a key.
+pub const MEASURED_SLICE_KEYS: u64 = 2_048;
+pub const MEASURED_SLICE_COST_BYTES: usize = 256 << 10;
+
+/// A slice of an answer.
+pub const WRITTEN_SLICE_BYTES: usize = 64 << 10;
+
+/// A large range whose client takes nothing for so long is given up (RST_STREAM with
+/// ENHANCE_YOUR_CALM), and so is one that is slower than the rate on the whole: it keeps pages from being
+/// used again. Chosen: a thousandth of what a local client takes.
+pub const LARGE_RANGE_STALL_MS: u64 = 30_000;
+pub const LARGE_RANGE_BYTES_PER_MS_MIN: u64 = 1_024;
+
+/// Reads of the whole server that wait for their linearization point; beyond it `too many requests`.
+/// Chosen: what a core answers in a quarter of a second.
+pub const PENDING_READS_MAX: usize = 100_000;
 
 /// Proposals that wait for their commit in the whole server; etcd's gap between committed and
 /// applied entries is 5,000 (`maxGapBetweenApplyAndCommitIndex`), beyond which it answers

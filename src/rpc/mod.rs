@@ -19,6 +19,7 @@ mod health;
 mod http1;
 mod keepalive;
 mod kv;
+mod large_range;
 mod lease;
 mod limits;
 mod maintenance;
@@ -26,6 +27,8 @@ mod method;
 mod metrics;
 mod range_stream;
 mod snapshot;
+#[cfg(test)]
+mod tests;
 mod validate;
 mod watch;
 
@@ -78,6 +81,8 @@ pub struct Options {
 /// An answer: now, or when the node has got that far.
 enum Answer {
     Now(Result<Message, RpcError>),
+    /// A range that can be answered now, however large.
+    Range(crate::proto::etcdserverpb::RangeRequest),
     Later,
 }
 
@@ -102,7 +107,7 @@ enum Read {
     MemberList(Caller),
     LeaseTimeToLive(Caller, LeaseTimeToLiveRequest),
     Alarms(Caller, i32),
-    Http(ConnId, http1::Request),
+    Http(http1::Asker, http1::Request),
 }
 
 pub struct Server {
@@ -143,6 +148,8 @@ struct Core {
     /// The shell has not been told yet who the other members are.
     peers_changed: bool,
     next_scan_ms: u64,
+    /// The time as of the last call that named it.
+    now_ms: u64,
     /// A connection has taken output that something waited for.
     drained: bool,
     /// Watchers, or range streams, have more to send at once.
@@ -178,6 +185,7 @@ impl Server {
                 messages: Vec::new(),
                 peers_changed: true,
                 next_scan_ms: now_ms,
+                now_ms,
                 drained: false,
                 behind_watchers: false,
                 behind_streams: false,
@@ -239,6 +247,7 @@ impl Server {
 
     /// Bytes that arrived on a connection.
     pub fn receive(&mut self, id: ConnId, input: Bytes, now_ms: u64) {
+        self.core.now_ms = now_ms;
         let Some(connection) = self.connections.touch(id) else { return };
         let Some(input) = connection.sniff(input, &self.core.options.h2) else { return };
         match &mut connection.protocol {
@@ -260,6 +269,7 @@ impl Server {
     /// Moves everything forward. `Err` means that the store is damaged: the member must stop.
     pub fn turn(&mut self, now_ms: u64) -> Result<(), Corruption> {
         let core = &mut self.core;
+        core.now_ms = now_ms;
         core.drained = false;
         core.ask_reads();
         let mut output = std::mem::take(&mut core.output);
@@ -495,9 +505,17 @@ impl Core {
         }
     }
 
+    /// Reads that wait for their linearization point.
+    fn reads_waiting(&self) -> usize {
+        let asked: usize = self.reads_asked.iter().map(|(_, reads)| reads.len()).sum();
+        self.reads_new.len() + asked + self.reads_lost.len()
+    }
+
     fn finish_read(&mut self, connections: &mut Connections, read: Read) {
         let (caller, result) = match read {
-            Read::Range(caller, request) => (caller, self.range_now(&request)),
+            Read::Range(caller, request) => {
+                return self.answer_range(connections, caller, &request);
+            }
             Read::Txn(caller, request) => (caller, self.txn_now(&request)),
             Read::MemberList(caller) => (caller, self.member_list_now()),
             Read::LeaseTimeToLive(caller, request) => {
@@ -505,7 +523,9 @@ impl Core {
             }
             Read::Alarms(caller, alarm) => (caller, self.alarms_now(alarm)),
             Read::RangeStream(key) => return self.start_range_stream(connections, key),
-            Read::Http(id, request) => return self.answer_http(connections, id, request, true),
+            Read::Http(asker, request) => {
+                return self.answer_http(connections, asker, request, true);
+            }
         };
         self.reply(connections, caller, result);
     }
@@ -528,6 +548,7 @@ impl Core {
             Notice::StateReplaced => {
                 self.hub.replaced(self.node.applier.mvcc.current_revision());
                 self.end_snapshots(connections);
+                self.end_large_ranges(connections);
             }
         }
     }
@@ -581,7 +602,8 @@ impl Core {
                 _ => true,
             });
         }
-        for (caller, error) in late {
+        for (caller, why) in late {
+            let error = if caller.is_clients_deadline { error::DEADLINE_EXCEEDED } else { why };
             self.reply(connections, caller, Err(error));
         }
     }
@@ -595,6 +617,7 @@ impl Core {
             | Call::KeepAlive(_)
             | Call::RangeStream(_)
             | Call::Snapshot(_)
+            | Call::LargeRange(_)
             | Call::HealthWatch => {}
         }
     }

@@ -14,6 +14,9 @@ use crate::proto::etcdserverpb::RangeRequest;
 /// Chunks that one stream makes before the others have their turn.
 const CHUNKS_PER_TURN: usize = 4;
 
+/// What the smallest chunk counts for.
+const CHUNK_COST_BYTES_MIN: usize = 4 << 10;
+
 pub struct RangeStreamCall {
     request: RangeRequest,
     /// None until the linearization point was reached.
@@ -34,7 +37,7 @@ impl Core {
         let key = StreamKey::new(caller.connection, caller.stream);
         let serializable = request.serializable;
         let call = RangeStreamCall { request, stream: None, started: false };
-        connection.calls.insert(caller.stream, Call::RangeStream(Box::new(call)));
+        connection.put(caller.stream, Call::RangeStream(Box::new(call)));
         if serializable {
             self.start_range_stream(connections, key);
         } else {
@@ -51,22 +54,41 @@ impl Core {
         self.streaming.push_back(key);
     }
 
-    /// Each stream that can send makes some chunks.
+    /// Each answer that is made in pieces and can go on gets some further, until all have done what a turn
+    /// allows. Those that had no turn are first in the next.
     pub(super) fn feed_streams(&mut self, connections: &mut Connections) {
         self.behind_streams = false;
+        let mut budget = limits::PIECES_PER_TURN_BYTES;
         for _ in 0..self.streaming.len() {
+            if budget == 0 {
+                self.behind_streams = true;
+                return;
+            }
             let Some(key) = self.streaming.pop_front() else { break };
-            if self.feed_stream(connections, key) {
+            let is_large_range = connections.stream(key).is_some_and(|(connection, stream)| {
+                matches!(connection.calls.get(&stream), Some(Call::LargeRange(_)))
+            });
+            let goes_on = if is_large_range {
+                self.feed_large_range(connections, key, &mut budget)
+            } else {
+                self.feed_stream(connections, key, &mut budget)
+            };
+            if goes_on {
                 self.streaming.push_back(key);
             }
         }
     }
 
     /// Tells whether the stream has more to send.
-    fn feed_stream(&mut self, connections: &mut Connections, key: StreamKey) -> bool {
+    fn feed_stream(
+        &mut self,
+        connections: &mut Connections,
+        key: StreamKey,
+        budget: &mut usize,
+    ) -> bool {
         for _ in 0..CHUNKS_PER_TURN {
             let Some((connection, stream)) = connections.stream(key) else { return false };
-            if connection.queued(stream) >= limits::STREAM_OUTPUT_MAX_BYTES {
+            if connection.room(stream) == 0 {
                 return true;
             }
             let Some((connection, stream)) = connections.touch_stream(key) else { return false };
@@ -78,6 +100,7 @@ impl Core {
             let made = self.chunk(range);
             match made {
                 Ok((message, done)) => {
+                    *budget = budget.saturating_sub(message.body_len().max(CHUNK_COST_BYTES_MIN));
                     if !started {
                         connection.start_stream(stream);
                     }

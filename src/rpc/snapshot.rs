@@ -62,7 +62,7 @@ impl Core {
             is_made: false,
         };
         tracing::info!("sending database snapshot to client");
-        connection.calls.insert(caller.stream, Call::Snapshot(Box::new(call)));
+        connection.put(caller.stream, Call::Snapshot(Box::new(call)));
         self.snapshots.push_back(StreamKey::new(caller.connection, caller.stream));
         Ok(())
     }
@@ -95,7 +95,7 @@ impl Core {
     /// Tells whether the snapshot goes on.
     fn feed_snapshot(&mut self, connections: &mut Connections, key: StreamKey) -> bool {
         let Some((connection, stream)) = connections.stream(key) else { return false };
-        if connection.queued(stream) >= limits::STREAM_OUTPUT_MAX_BYTES {
+        if connection.room(stream) == 0 {
             return true;
         }
         let Some((connection, stream)) = connections.touch_stream(key) else { return false };

@@ -152,9 +152,7 @@ impl Core {
         if self.hub.len() >= limits::WATCHERS_MAX {
             return refused(TOO_MANY);
         }
-        // Copies: a slice would keep the whole buffer alive that the request was read into.
-        let own = |bytes: Bytes| Bytes::copy_from_slice(&bytes);
-        let range = KeyRange::new(own(watch_key(create.key)), own(create.range_end));
+        let range = KeyRange::new(watch_key(create.key), create.range_end);
         if matches!(&range, KeyRange::Between(start, end) if start >= end) {
             return refused(EMPTY_RANGE);
         }
@@ -270,9 +268,9 @@ impl StreamSink<'_> {
 
 impl Sink for StreamSink<'_> {
     fn ready(&mut self, stream: u64) -> bool {
-        self.connections.stream(StreamKey(stream)).is_some_and(|(connection, stream)| {
-            connection.queued(stream) < limits::STREAM_OUTPUT_MAX_BYTES
-        })
+        self.connections
+            .stream(StreamKey(stream))
+            .is_some_and(|(connection, stream)| connection.room(stream) > 0)
     }
 
     fn events(&mut self, stream: u64, id: i64, fragment: bool, revision: i64, events: &[&[u8]]) {

@@ -11,16 +11,16 @@ use crate::client::Client;
 use crate::rng::Rng;
 use crate::server::{Kind, PATIENCE, Server};
 
-const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
-const DATA: u8 = 0;
-const HEADERS: u8 = 1;
-const SETTINGS: u8 = 4;
-const PING: u8 = 6;
-const GOAWAY: u8 = 7;
-const WINDOW_UPDATE: u8 = 8;
-const CONTINUATION: u8 = 9;
-const END_STREAM: u8 = 1;
-const END_HEADERS: u8 = 4;
+pub const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
+pub const DATA: u8 = 0;
+pub const HEADERS: u8 = 1;
+pub const SETTINGS: u8 = 4;
+pub const PING: u8 = 6;
+pub const GOAWAY: u8 = 7;
+pub const WINDOW_UPDATE: u8 = 8;
+pub const CONTINUATION: u8 = 9;
+pub const END_STREAM: u8 = 1;
+pub const END_HEADERS: u8 = 4;
 
 const PROTOCOL_ERROR: u32 = 1;
 const FLOW_CONTROL_ERROR: u32 = 3;
@@ -29,7 +29,7 @@ const COMPRESSION_ERROR: u32 = 9;
 
 const DAMAGED_SESSIONS: u64 = 300;
 
-fn frame(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8> {
+pub fn frame(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8> {
     let length = (payload.len() as u32).to_be_bytes();
     let mut frame = vec![length[1], length[2], length[3], kind, flags];
     frame.extend(stream.to_be_bytes());
@@ -38,7 +38,7 @@ fn frame(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8> {
 }
 
 /// Literal fields, never indexed: what a head says must not depend on what came before.
-fn head(fields: &[(&str, &str)]) -> Vec<u8> {
+pub fn head(fields: &[(&str, &str)]) -> Vec<u8> {
     let mut block = Vec::new();
     for (name, value) in fields {
         block.push(0);
@@ -50,7 +50,7 @@ fn head(fields: &[(&str, &str)]) -> Vec<u8> {
     block
 }
 
-fn call(path: &str) -> [(&str, &str); 6] {
+pub fn call(path: &str) -> [(&str, &str); 6] {
     [
         (":method", "POST"),
         (":scheme", "http"),
@@ -91,7 +91,7 @@ fn exchange(addr: SocketAddr, bytes: &[u8]) -> Vec<u8> {
 }
 
 /// The error code of the GOAWAY in an answer.
-fn goaway(answer: &[u8]) -> Option<u32> {
+pub fn goaway(answer: &[u8]) -> Option<u32> {
     let (_, payload) = frames(answer).find(|(kind, _)| *kind == GOAWAY)?;
     payload.get(4..8)?.try_into().ok().map(u32::from_be_bytes)
 }
@@ -127,7 +127,7 @@ fn has_data(answer: &[u8]) -> bool {
 }
 
 /// The whole frames of an answer: kind and payload.
-fn frames(answer: &[u8]) -> impl Iterator<Item = (u8, &[u8])> {
+pub fn frames(answer: &[u8]) -> impl Iterator<Item = (u8, &[u8])> {
     let mut rest = answer;
     std::iter::from_fn(move || {
         let (head, tail) = rest.split_first_chunk::<9>()?;

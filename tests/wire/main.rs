@@ -8,9 +8,12 @@ mod check;
 mod client;
 mod differential;
 mod etcdctl;
+mod floods;
 mod frames;
+mod h2spec;
 mod http;
 mod kill;
+mod large;
 mod library;
 mod proc;
 mod process;
@@ -19,6 +22,7 @@ mod server;
 mod space;
 mod statuses;
 mod watch;
+mod watchers;
 
 /// Each test has a runtime of its own, with one thread.
 pub fn block_on<F: Future>(future: F) -> F::Output {

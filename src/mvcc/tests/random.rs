@@ -8,7 +8,8 @@ use prost::Message;
 use super::fixture::{Bed, header, op_delete, op_put, op_range, op_txn, range_bytes, with_header};
 use super::model::{Change, Model, Refused, in_interval};
 use crate::mvcc::{
-    Chunk, HashKv, Interval, MvccError, Progress, RangeStream, Reader, Revision, is_read_only,
+    Chunk, HashKv, Interval, LargeRange, MvccError, Progress, RangeOutcome, RangeStream, Reader,
+    Revision, is_read_only,
 };
 use crate::proto::etcdserverpb::compare::TargetUnion;
 use crate::proto::etcdserverpb::{
@@ -336,6 +337,9 @@ fn compare_reads(random: &mut Random, reader: &Reader<'_>, model: &Model) {
         let bytes = range_bytes(reader, &request).map_err(refused);
         let expected = model.range(&request).map(|response| response.encode_to_vec());
         assert_eq!(bytes, expected, "{request:?}");
+        let in_slices = large_range_bytes(random, reader, &request).map_err(refused);
+        assert_eq!(in_slices, expected, "in slices: {request:?}");
+        compare_bounded(random, reader, &request);
 
         let interval = Interval::new(&request.key, &request.range_end);
         let count = reader.count(interval, request.revision).map_err(refused);
@@ -354,6 +358,42 @@ fn compare_reads(random: &mut Random, reader: &Reader<'_>, model: &Model) {
         let expected = model.stream(&plain);
         let streamed = stream(random, reader, plain.clone()).map_err(refused);
         assert_eq!(streamed, expected, "{plain:?}");
+    }
+}
+
+/// The answer made in two walks, each in slices of random size.
+fn large_range_bytes(
+    random: &mut Random,
+    reader: &Reader<'_>,
+    request: &RangeRequest,
+) -> Result<Vec<u8>, MvccError> {
+    let mut range = LargeRange::new(request, reader)?;
+    let keys_max = random.pick(&[1, 2, 7, 1_000]);
+    let measured = loop {
+        if let Some(measured) = range.measure(reader, keys_max)? {
+            break measured;
+        }
+    };
+    let mut kvs = Vec::new();
+    while !range.write(reader, random.pick(&[0, 1, 60, 10_000]), &mut kvs)? {}
+    assert_eq!(kvs.len() as u64, measured.kvs_len, "{request:?}");
+    let RangeOutcome { count, more, revision, written } = measured.outcome;
+    let kvs = RangeResponse::decode(&kvs[..]).unwrap().kvs;
+    assert_eq!(kvs.len() as i64, written);
+    Ok(RangeResponse { header: header(revision), kvs, more, count }.encode_to_vec())
+}
+
+/// An answer under a bound is the whole answer or none.
+fn compare_bounded(random: &mut Random, reader: &Reader<'_>, request: &RangeRequest) {
+    let mut whole = b"before".to_vec();
+    let Ok(outcome) = reader.range(request, &mut whole) else { return };
+    let mut bounded = b"before".to_vec();
+    let bytes_max = random.below(200) as usize;
+    match reader.range_up_to(request, bytes_max, &mut bounded).unwrap() {
+        Some(found) => assert_eq!((found, bounded), (outcome, whole), "{request:?}"),
+        None => {
+            assert!(whole.len() > bytes_max && bounded == b"before", "{request:?}");
+        }
     }
 }
 

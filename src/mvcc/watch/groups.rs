@@ -6,52 +6,69 @@
 //! array with the greatest end so far, rebuilt when it has changed).
 
 use std::collections::BTreeMap;
+use std::hash::{BuildHasher, BuildHasherDefault};
 
 use bytes::Bytes;
-use rustc_hash::FxHashMap;
+use hashbrown::HashTable;
+use rustc_hash::FxHasher;
 use slab::Slab;
+use smallvec::SmallVec;
 
-/// The keys that a watcher wants.
+/// The keys that a watcher wants. Owns exactly the bytes of its keys: there may be millions.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum KeyRange {
-    Single(Bytes),
+    Single(Box<[u8]>),
     /// From the first key up to, and without, the second.
-    Between(Bytes, Bytes),
-    From(Bytes),
+    Between(Box<[u8]>, Box<[u8]>),
+    From(Box<[u8]>),
 }
 
 impl KeyRange {
     /// The range of a request: no end means one key, the end `"\0"` means all keys from the first.
     pub fn new(key: Bytes, end: Bytes) -> KeyRange {
+        let own = |bytes: Bytes| Box::<[u8]>::from(&bytes[..]);
         if end.is_empty() {
-            KeyRange::Single(key)
+            KeyRange::Single(own(key))
         } else if end.as_ref() == b"\0" {
-            KeyRange::From(key)
+            KeyRange::From(own(key))
         } else {
-            KeyRange::Between(key, end)
+            KeyRange::Between(own(key), own(end))
         }
     }
 
     pub fn contains(&self, key: &[u8]) -> bool {
         match self {
-            KeyRange::Single(single) => single == key,
-            KeyRange::Between(start, end) => start <= key && key < end.as_ref(),
-            KeyRange::From(start) => start <= key,
+            KeyRange::Single(single) => single.as_ref() == key,
+            KeyRange::Between(start, end) => start.as_ref() <= key && key < end.as_ref(),
+            KeyRange::From(start) => start.as_ref() <= key,
         }
     }
 
-    fn is_prefix(&self) -> bool {
+    fn kind(&self) -> Kind {
         match self {
-            KeyRange::Between(start, end) => prefix_end(start).is_some_and(|own| own == *end),
-            _ => false,
+            KeyRange::Single(_) => Kind::Single,
+            KeyRange::Between(start, end)
+                if prefix_end(start).is_some_and(|own| own[..] == end[..]) =>
+            {
+                Kind::Prefix
+            }
+            KeyRange::Between(..) | KeyRange::From(_) => Kind::Other,
         }
     }
 
-    fn start(&self) -> &Bytes {
+    fn start(&self) -> &[u8] {
         match self {
             KeyRange::Single(start) | KeyRange::Between(start, _) | KeyRange::From(start) => start,
         }
     }
+}
+
+/// How the groups of a range are found.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+enum Kind {
+    Single,
+    Prefix,
+    Other,
 }
 
 /// The first key behind all keys that begin with `prefix`; none if that prefix is all 0xff.
@@ -67,7 +84,8 @@ pub struct GroupId(u32);
 
 pub struct Group {
     pub range: KeyRange,
-    pub members: Vec<u32>,
+    kind: Kind,
+    pub members: SmallVec<[u32; 4]>,
 }
 
 /// Ranges that are neither single keys nor prefixes, sorted by start. `reach[i]` is the greatest
@@ -75,19 +93,23 @@ pub struct Group {
 #[derive(Default)]
 struct Ordered {
     stale: bool,
-    entries: Vec<(Bytes, Option<Bytes>, GroupId)>,
-    reach: Vec<Option<Bytes>>,
+    entries: Vec<(Box<[u8]>, Option<Box<[u8]>>, GroupId)>,
+    reach: Vec<Option<Box<[u8]>>>,
 }
 
 #[derive(Default)]
 pub struct Groups {
     groups: Slab<Group>,
-    by_range: FxHashMap<KeyRange, GroupId>,
+    /// All groups by kind and start of their range. The keys are those in `groups`, so that an entry costs
+    /// a few bytes.
+    table: HashTable<GroupId>,
     /// How many groups watch a prefix of so many bytes.
     prefix_lengths: BTreeMap<usize, usize>,
-    prefixes: FxHashMap<Bytes, GroupId>,
-    singles: FxHashMap<Bytes, GroupId>,
     ordered: Ordered,
+}
+
+fn hash(kind: Kind, start: &[u8]) -> u64 {
+    BuildHasherDefault::<FxHasher>::default().hash_one((kind, start))
 }
 
 impl Groups {
@@ -97,9 +119,15 @@ impl Groups {
 
     /// Adds a member; answers with its group and its place there.
     pub fn join(&mut self, range: KeyRange, member: u32) -> (GroupId, u32) {
-        let id = match self.by_range.get(&range) {
+        let kind = range.kind();
+        let groups = &self.groups;
+        let found = self.table.find(hash(kind, range.start()), |id| {
+            let group = &groups[id.0 as usize];
+            group.kind == kind && group.range == range
+        });
+        let id = match found {
             Some(id) => *id,
-            None => self.insert(range),
+            None => self.insert(range, kind),
         };
         let members = &mut self.groups[id.0 as usize].members;
         members.push(member);
@@ -118,44 +146,47 @@ impl Groups {
         group.members.get(place as usize).copied()
     }
 
-    fn insert(&mut self, range: KeyRange) -> GroupId {
-        let id =
-            GroupId(self.groups.insert(Group { range: range.clone(), members: vec![] }) as u32);
-        if let KeyRange::Single(key) = &range {
-            self.singles.insert(key.clone(), id);
-        } else if range.is_prefix() {
-            *self.prefix_lengths.entry(range.start().len()).or_default() += 1;
-            self.prefixes.insert(range.start().clone(), id);
-        } else {
-            self.ordered.stale = true;
+    fn insert(&mut self, range: KeyRange, kind: Kind) -> GroupId {
+        let hashed = hash(kind, range.start());
+        match kind {
+            Kind::Single => {}
+            Kind::Prefix => *self.prefix_lengths.entry(range.start().len()).or_default() += 1,
+            Kind::Other => self.ordered.stale = true,
         }
-        self.by_range.insert(range, id);
+        let group = Group { range, kind, members: SmallVec::new() };
+        let id = GroupId(self.groups.insert(group) as u32);
+        let groups = &self.groups;
+        self.table.insert_unique(hashed, id, |id| {
+            let group = &groups[id.0 as usize];
+            hash(group.kind, group.range.start())
+        });
         id
     }
 
     fn remove(&mut self, id: GroupId) {
-        let range = self.groups.remove(id.0 as usize).range;
-        self.by_range.remove(&range);
-        if let KeyRange::Single(key) = &range {
-            self.singles.remove(key);
-        } else if range.is_prefix() {
-            self.prefixes.remove(range.start());
-            let len = range.start().len();
-            let count = self.prefix_lengths.get_mut(&len).expect("counted when it was inserted");
-            *count -= 1;
-            if *count == 0 {
-                self.prefix_lengths.remove(&len);
+        let Group { range, kind, .. } = self.groups.remove(id.0 as usize);
+        let entry = self.table.find_entry(hash(kind, range.start()), |other| *other == id);
+        entry.expect("every group is in the table").remove();
+        match kind {
+            Kind::Single => {}
+            Kind::Prefix => {
+                let len = range.start().len();
+                let count =
+                    self.prefix_lengths.get_mut(&len).expect("counted when it was inserted");
+                *count -= 1;
+                if *count == 0 {
+                    self.prefix_lengths.remove(&len);
+                }
             }
-        } else {
-            self.ordered.stale = true;
+            Kind::Other => self.ordered.stale = true,
         }
     }
 
     /// Appends the groups whose range holds `key`.
     pub fn matching(&mut self, key: &[u8], found: &mut Vec<GroupId>) {
-        found.extend(self.singles.get(key));
+        found.extend(self.find(Kind::Single, key));
         for len in self.prefix_lengths.range(..=key.len()).map(|(len, _)| *len) {
-            found.extend(self.prefixes.get(&key[..len]));
+            found.extend(self.find(Kind::Prefix, &key[..len]));
         }
         if self.ordered.stale {
             self.rebuild();
@@ -163,24 +194,32 @@ impl Groups {
         self.ordered.stab(key, found);
     }
 
+    /// The group of a single key or of a prefix.
+    fn find(&self, kind: Kind, start: &[u8]) -> Option<GroupId> {
+        let is_it = |id: &GroupId| {
+            let group = &self.groups[id.0 as usize];
+            group.kind == kind && group.range.start() == start
+        };
+        self.table.find(hash(kind, start), is_it).copied()
+    }
+
     fn rebuild(&mut self) {
-        let entries = self.groups.iter().filter_map(|(slot, group)| {
-            let id = GroupId(slot as u32);
-            match &group.range {
-                KeyRange::Single(_) => None,
-                range if range.is_prefix() => None,
-                KeyRange::Between(start, end) => Some((start.clone(), Some(end.clone()), id)),
-                KeyRange::From(start) => Some((start.clone(), None, id)),
-            }
+        let others = self.groups.iter().filter(|(_, group)| group.kind == Kind::Other);
+        let entries = others.map(|(slot, group)| {
+            let end = match &group.range {
+                KeyRange::Between(_, end) => Some(end.clone()),
+                KeyRange::Single(_) | KeyRange::From(_) => None,
+            };
+            (group.range.start().into(), end, GroupId(slot as u32))
         });
         self.ordered = Ordered::new(entries.collect());
     }
 }
 
 impl Ordered {
-    fn new(mut entries: Vec<(Bytes, Option<Bytes>, GroupId)>) -> Ordered {
+    fn new(mut entries: Vec<(Box<[u8]>, Option<Box<[u8]>>, GroupId)>) -> Ordered {
         entries.sort_unstable();
-        let mut reach: Vec<Option<Bytes>> = Vec::with_capacity(entries.len());
+        let mut reach: Vec<Option<Box<[u8]>>> = Vec::with_capacity(entries.len());
         for (_, end, _) in &entries {
             let farthest = match (reach.last(), end) {
                 (None, end) => end.clone(),
@@ -193,8 +232,8 @@ impl Ordered {
     }
 
     fn stab(&self, key: &[u8], found: &mut Vec<GroupId>) {
-        let behind = |end: &Option<Bytes>| end.as_ref().is_none_or(|end| key < end.as_ref());
-        let started = self.entries.partition_point(|(start, _, _)| start <= key);
+        let behind = |end: &Option<Box<[u8]>>| end.as_ref().is_none_or(|end| key < end.as_ref());
+        let started = self.entries.partition_point(|(start, _, _)| start.as_ref() <= key);
         for index in (0..started).rev() {
             if !behind(&self.reach[index]) {
                 break;
@@ -241,7 +280,8 @@ mod tests {
             } else {
                 let (key, end) = (random_key(&mut seed), random_key(&mut seed));
                 let valid = end.is_empty() || end.as_ref() == b"\0" || key < end;
-                let range = if valid { KeyRange::new(key, end) } else { KeyRange::From(key) };
+                let range =
+                    if valid { KeyRange::new(key, end) } else { KeyRange::From(key[..].into()) };
                 places.push(Some(groups.join(range.clone(), ranges.len() as u32)));
                 ranges.push(range);
             }

@@ -1,0 +1,6 @@
+//! The request layer without sockets and disks: what arrives is bytes, what leaves is bytes, and the log is
+//! durable when a test says so.
+
+mod bounds;
+mod fixture;
+mod fuzz;
