@@ -248,6 +248,19 @@ impl Bed {
         self.node().propose(Kind::Put, &request.encode_to_vec()).unwrap()
     }
 
+    /// The values of all puts, in the order of their revisions.
+    fn history(&mut self) -> Vec<String> {
+        let applier = &self.node().applier;
+        let mut changes =
+            applier.mvcc.reader(applier.store.view()).changes(crate::mvcc::Revision::new(0, 0));
+        let mut values = Vec::new();
+        while let Some(change) = changes.next().unwrap() {
+            let kv = crate::proto::mvccpb::KeyValue::decode(change.kv).unwrap();
+            values.push(String::from_utf8(kv.value.to_vec()).unwrap());
+        }
+        values
+    }
+
     fn get(&mut self, key: &str, revision: i64) -> Option<String> {
         let applier = &self.node().applier;
         let request = RangeRequest { key: key.to_owned().into(), revision, ..Default::default() };

@@ -605,3 +605,132 @@ fn members_have_one_digest_whatever_the_way_they_came_by_their_state() {
     net.settle();
     assert_ne!(net.node(leader).applier.digest().unwrap(), digests[0]);
 }
+
+impl Net {
+    /// One step in which messages are lost, doubled and late, and disks are slow.
+    fn rough_step(&mut self, random: &mut Random) {
+        self.now_ms += 10;
+        for bed in &mut self.members {
+            bed.now_ms = self.now_ms - 10;
+            if bed.node.is_none() {
+                continue;
+            }
+            bed.turn();
+            bed.start_log_ops();
+            if random.below(3) > 0 {
+                bed.finish_log_write();
+            }
+            (0..random.below(3)).for_each(|_| bed.store_op());
+            bed.snapshot_op();
+            let from = NodeId(bed.id);
+            let messages = bed.output.messages.drain(..);
+            self.wires.extend(messages.map(|(to, message)| (from, to, message)));
+        }
+        for (from, to, message) in std::mem::take(&mut self.wires) {
+            match random.below(20) {
+                _ if self.cut.contains(&(from.0, to.0)) => continue,
+                0 => continue,
+                1 => self.wires.push_back((from, to, message.clone())),
+                2 => {
+                    self.wires.push_front((from, to, message));
+                    continue;
+                }
+                _ => {}
+            }
+            let now_ms = self.now_ms;
+            if let Some(bed) = self.members.iter_mut().find(|bed| bed.id == to.0)
+                && let Some(node) = &mut bed.node
+            {
+                node.receive(from, message, now_ms);
+            }
+        }
+    }
+
+    fn crash(&mut self, id: u64, random: &mut Random) {
+        self.wires.retain(|(from, to, _)| from.0 != id && to.0 != id);
+        let now_ms = self.now_ms;
+        let bed = self.bed(id);
+        bed.now_ms = now_ms;
+        bed.crash(random);
+    }
+}
+
+#[test]
+fn whatever_happens_to_members_and_messages_what_was_acknowledged_stays() {
+    let (mut snapshots, mut leaders, mut done) = (0, 0, 0);
+    for seed in 0..12 {
+        let mut random = Random(seed * 77 + 5);
+        let mut net = Net::of(3);
+        net.members.iter_mut().for_each(|bed| bed.log_kept = (20, 10));
+        net.leader();
+        let mut open: Vec<(u64, u64, String, String)> = Vec::new();
+        let mut acknowledged: Vec<(String, String, i64)> = Vec::new();
+        for step in 0..3000 {
+            net.rough_step(&mut random);
+            match random.below(200) {
+                0..=60 => {
+                    let at = 1 + random.below(3);
+                    let (key, value) = (format!("k{}", random.below(9)), format!("{seed} {step}"));
+                    if net.bed(at).node.is_some() && net.node(at).pending_proposals() < 50 {
+                        let id = net.put(at, &key, &value);
+                        open.push((at, id, key, value));
+                    }
+                }
+                61 => net.isolate(1 + random.below(3)),
+                62 | 63 => net.heal(),
+                64 => {
+                    let id = 1 + random.below(3);
+                    net.crash(id, &mut random);
+                    open.retain(|(at, ..)| *at != id);
+                }
+                65 if net.find_leader().is_some() => {
+                    let leader = net.leader();
+                    let to = NodeId(1 + random.below(3));
+                    let _ = net.node(leader).transfer_leadership(to);
+                }
+                66 => {
+                    let at = 1 + random.below(3);
+                    net.node(at).start_defragment();
+                }
+                _ => {}
+            }
+            for at in 1..=3 {
+                for outcome in std::mem::take(&mut net.bed(at).output.outcomes) {
+                    let place = open.iter().position(|(a, id, ..)| (*a, *id) == (at, outcome.id));
+                    if let Some(place) = place {
+                        let (_, _, key, value) = open.swap_remove(place);
+                        acknowledged.push((key, value, outcome.result.unwrap().revision));
+                    }
+                }
+                if let Some(reason) = net.node(at).stop_reason() {
+                    panic!("seed {seed}, step {step}: member {at}: {reason}");
+                }
+            }
+        }
+        net.heal();
+        net.settle();
+        for at in 1..=3 {
+            net.crash(at, &mut random);
+        }
+        net.leader();
+        net.settle();
+        net.run(1_000);
+        let digests: Vec<u64> = (1..=3).map(|id| net.node(id).applier.digest().unwrap()).collect();
+        assert!(digests.iter().all(|digest| *digest == digests[0]), "seed {seed}: {digests:x?}");
+        // No put has taken effect twice, whether it was acknowledged or not.
+        let values = net.bed(2).history();
+        let distinct: BTreeSet<&String> = values.iter().collect();
+        assert_eq!(distinct.len(), values.len(), "seed {seed}");
+        for (key, value, revision) in &acknowledged {
+            let found = net.bed(2).get(key, *revision);
+            assert_eq!(found.as_ref(), Some(value), "seed {seed}, revision {revision}");
+        }
+        done += acknowledged.len();
+        for id in 1..=3 {
+            net.node(id).applier.store.check().unwrap();
+            snapshots += net.node(id).snapshot_counts().received;
+            leaders += net.node(id).leadership().changes;
+        }
+    }
+    assert!(done > 1000 && leaders > 20, "{done} puts, {leaders} leaders, {snapshots} snapshots");
+}
