@@ -14,7 +14,7 @@ use crate::frames::{
     CONTINUATION, DATA, END_HEADERS, END_STREAM, HEADERS, PING, PREFACE, SETTINGS, WINDOW_UPDATE,
     call, frame, goaway, head,
 };
-use crate::proc::anonymous_bytes;
+use crate::heap::anonymous_bytes;
 use crate::server::{Kind, Server};
 
 const RST_STREAM: u8 = 3;

@@ -17,7 +17,7 @@ use crate::frames::{
     DATA, END_HEADERS, END_STREAM, HEADERS, PREFACE, SETTINGS, WINDOW_UPDATE, call, frame, frames,
     head,
 };
-use crate::proc::anonymous_bytes;
+use crate::heap::anonymous_bytes;
 use crate::server::{Kind, PATIENCE, Server};
 
 const RANGE: &str = "/etcdserverpb.KV/Range";

@@ -11,6 +11,7 @@ mod etcdctl;
 mod floods;
 mod frames;
 mod h2spec;
+mod heap;
 mod http;
 mod kill;
 mod large;

@@ -9,7 +9,7 @@ use ringd::proto::etcdserverpb::watch_request::RequestUnion;
 
 use crate::block_on;
 use crate::client::{Client, Stream, frame};
-use crate::proc::anonymous_bytes;
+use crate::heap::anonymous_bytes;
 use crate::server::{Kind, Server, kinds};
 
 const STREAMS: usize = 10;

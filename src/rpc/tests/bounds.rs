@@ -73,6 +73,8 @@ fn who_gives_up_first_decides_what_a_late_call_is_told() {
 fn proposals_beyond_the_bound_are_refused() {
     let mut bed = Bed::ready();
     let mut peer = bed.connect();
+    // The answers together are more than the first window of a connection.
+    peer.send(&mut bed, &frame(8, 0, 0, &(16u32 << 20).to_be_bytes()));
     bed.turn();
     // The write of this one does not end, so all others wait.
     let calls = limits::PENDING_PROPOSALS_MAX + 10;
