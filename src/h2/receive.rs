@@ -418,11 +418,11 @@ impl Connection {
             });
         }
         self.refuse_idle(id)?;
-        // A closed stream is nothing special: the two may have crossed.
-        let Some(stream) = self.streams.get_mut(id) else { return Ok(()) };
         if increment == 0 {
             return Err(Violation::Stream(id, ErrorCode::PROTOCOL_ERROR));
         }
+        // A closed stream is nothing special: the two may have crossed.
+        let Some(stream) = self.streams.get_mut(id) else { return Ok(()) };
         if stream.send_window.grow(increment).is_err() {
             return Err(Violation::Stream(id, ErrorCode::FLOW_CONTROL_ERROR));
         }

@@ -39,8 +39,9 @@ impl Payload for Vec<u8> {
         self
     }
 
+    /// What waits, waits in exactly as much memory as it needs.
     fn into_bytes(self) -> Bytes {
-        Bytes::from(self)
+        Bytes::from(self.into_boxed_slice())
     }
 }
 
