@@ -325,7 +325,7 @@ impl Core {
             Done::Created(store) => server.snapshot_created(store),
             Done::Store(id) => server.snapshot_store_op_done(id),
             Done::Installed(disk) => {
-                self.store_disk.replace(Rc::new(disk));
+                self.store_disk.replace(disk);
                 if let Err(corruption) = server.snapshot_installed(self.clock.now_ms()) {
                     fatal::corruption(&corruption);
                 }

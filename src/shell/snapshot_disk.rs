@@ -18,7 +18,7 @@ pub enum Done {
     Created(Store),
     Store(store::OpId),
     /// The former file is replaced by this one.
-    Installed(StoreDisk),
+    Installed(Rc<StoreDisk>),
     Discarded,
     /// The disk is full; the file could not be made, or not grow.
     NoSpace(Option<store::OpId>),
@@ -72,15 +72,16 @@ impl SnapshotDisk {
             Err(error) if files::is_no_space(&error) => return Done::NoSpace(None),
             Err(error) => fatal::disk("create snapshot", &self.incoming, None, &error),
         }
-        let disk = match StoreDisk::open(&self.incoming, self.no_fsync).await {
-            Ok(disk) => disk,
-            Err(error) => fatal::disk("open snapshot", &self.incoming, None, &error),
-        };
-        self.disk.replace(Some(Rc::new(disk)));
-        match open::open_store(&self.incoming, false) {
-            Ok(store) => Done::Created(store),
+        // First read, then held: whoever opens a store waits for those who hold its file.
+        let store = match open::open_store(&self.incoming, false) {
+            Ok(store) => store,
             Err(line) => fatal::disk("open snapshot", &self.incoming, None, &line),
+        };
+        match StoreDisk::open(&self.incoming, self.no_fsync).await {
+            Ok(disk) => drop(self.disk.replace(Some(Rc::new(disk)))),
+            Err(error) => fatal::disk("open snapshot", &self.incoming, None, &error),
         }
+        Done::Created(store)
     }
 
     async fn store_op(&self, id: store::OpId, op: store::Op) -> Done {
@@ -94,7 +95,7 @@ impl SnapshotDisk {
 
     /// All of the file is durable already; what becomes so here is its name.
     async fn install(&self) -> Done {
-        self.disk.take();
+        let disk = self.disk.take().expect("a state is installed after its file was made");
         let (from, to) = (self.incoming.clone(), self.store.clone());
         let renamed = blocking(move || {
             std::fs::rename(&from, &to)?;
@@ -103,9 +104,7 @@ impl SnapshotDisk {
         if let Err(error) = renamed.await {
             fatal::disk("install snapshot", &self.store, None, &error);
         }
-        match StoreDisk::open(&self.store, self.no_fsync).await {
-            Ok(disk) => Done::Installed(disk),
-            Err(error) => fatal::disk("open store", &self.store, None, &error),
-        }
+        disk.renamed(&self.store);
+        Done::Installed(disk)
     }
 }

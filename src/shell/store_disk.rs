@@ -10,7 +10,7 @@ use super::limits::ZERO_PIECE_BYTES;
 use super::{fatal, files};
 use crate::store;
 use glommio::io::{BufferedFile, OpenOptions};
-use std::cell::Cell;
+use std::cell::{Cell, RefCell};
 use std::fs::File;
 use std::io;
 use std::os::unix::fs::FileExt;
@@ -25,7 +25,7 @@ pub enum Grown {
 
 /// The store's file.
 pub struct StoreDisk {
-    path: PathBuf,
+    path: RefCell<PathBuf>,
     file: BufferedFile,
     no_fsync: bool,
     in_flight: Cell<usize>,
@@ -38,12 +38,17 @@ impl StoreDisk {
         let file = OpenOptions::new().write(true).buffered_open(path).await.map_err(plain)?;
         files::hold(&file)?;
         Ok(StoreDisk {
-            path: path.to_owned(),
+            path: RefCell::new(path.to_owned()),
             file,
             no_fsync,
             in_flight: Cell::new(0),
             full: Cell::new(false),
         })
+    }
+
+    /// The file has another name now.
+    pub fn renamed(&self, path: &Path) {
+        self.path.replace(path.to_owned());
     }
 
     /// Operations started and not finished.
@@ -77,7 +82,7 @@ impl StoreDisk {
     pub async fn grow(&self, len: u64) -> Grown {
         let reserved = match self.file.pre_allocate(len, false).await.map_err(plain) {
             Err(error) if error.raw_os_error() == Some(libc::EOPNOTSUPP) => {
-                let path = self.path.clone();
+                let path = self.path.borrow().clone();
                 blocking(move || append_zeros(&path, len)).await
             }
             other => other,
@@ -87,14 +92,14 @@ impl StoreDisk {
             Err(error) if files::is_no_space(&error) => {
                 if !self.full.replace(true) {
                     tracing::warn!(
-                        path = %self.path.display(),
+                        path = %self.path.borrow().display(),
                         bytes = len,
                         "no space for the store to grow; the checkpoint is put off"
                     );
                 }
                 return Grown::NoSpace;
             }
-            Err(error) => fatal::disk("grow store", &self.path, Some(len), &error),
+            Err(error) => fatal::disk("grow store", &self.path.borrow(), Some(len), &error),
         }
         self.sync().await;
         Grown::Done
@@ -102,7 +107,7 @@ impl StoreDisk {
 
     pub async fn write(&self, offset: u64, data: Vec<u8>) {
         if let Err(error) = glommio_files::write(&self.file, offset, data).await {
-            fatal::disk("write store", &self.path, Some(offset), &error);
+            fatal::disk("write store", &self.path.borrow(), Some(offset), &error);
         }
     }
 
@@ -111,13 +116,13 @@ impl StoreDisk {
             return;
         }
         if let Err(error) = self.file.fdatasync().await {
-            fatal::disk("sync store", &self.path, None, &plain(error));
+            fatal::disk("sync store", &self.path.borrow(), None, &plain(error));
         }
     }
 
     pub async fn truncate(&self, len: u64) {
         if let Err(error) = self.file.truncate(len).await {
-            fatal::disk("truncate store", &self.path, Some(len), &plain(error));
+            fatal::disk("truncate store", &self.path.borrow(), Some(len), &plain(error));
         }
     }
 }
