@@ -2,6 +2,7 @@
 
 pub mod apply;
 pub mod bbolt;
+pub mod bench;
 pub mod config;
 pub mod grpc;
 pub mod h2;

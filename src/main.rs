@@ -12,6 +12,9 @@ fn main() -> ExitCode {
     if args.next_if(|arg| arg == "check").is_some() {
         return shell::check::run(args);
     }
+    if args.next_if(|arg| arg == "bench").is_some() {
+        return shell::bench::run(args);
+    }
     match Config::parse(args, std::env::vars_os()) {
         Ok(Command::Run(config)) => shell::run(&config),
         Ok(Command::Version) => {

@@ -50,6 +50,8 @@ const EDGES: &[(&str, &[&str])] = &[
     ),
     // What members say to each other, in bytes, and the links on which they say it.
     ("peer", &["node", "raft", "membership"]),
+    // The load generator: a client, which knows a server only from outside.
+    ("bench", &["config", "h2", "grpc", "proto"]),
     // The world: may name everything.
     (
         "shell",
@@ -69,6 +71,7 @@ const EDGES: &[(&str, &[&str])] = &[
             "proto",
             "config",
             "version",
+            "bench",
         ],
     ),
     ("main", &["shell", "config", "version"]),

@@ -25,6 +25,7 @@ use std::path::PathBuf;
 
 use args::{Asked, Settings};
 pub use url::{Address, Scheme, Url};
+pub use value::read_duration;
 
 /// etcd: `maxElectionMs`.
 const ELECTION_TIMEOUT_MAX_MS: u64 = 50_000;

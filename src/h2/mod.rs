@@ -17,7 +17,7 @@ mod error;
 mod field;
 mod floods;
 mod flow;
-mod frame;
+pub mod frame;
 mod head;
 mod head_cache;
 mod keepalive;

@@ -16,11 +16,13 @@
 //! log_disk.rs, segments.rs, store_disk.rs, snapshot_disk.rs, files.rs, glommio_files.rs   disks
 //! clock.rs, signals.rs, process_metrics.rs, log.rs
 //! limits.rs     every bound
+//! bench/        sockets and clock of the load generator, which shares nothing with the server
 //! ```
 //!
 //! Invariants: nothing here decides what a request means or what is durable enough. A failed write
 //! or sync ends the process. Replacing glommio is a change of this folder.
 
+pub mod bench;
 pub mod check;
 mod clock;
 mod connection;

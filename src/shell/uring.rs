@@ -218,7 +218,7 @@ pub fn soft_limit(resource: libc::__rlimit_resource_t) -> u64 {
 
 /// Soft limit up to the hard limit, as Go's runtime does for descriptors. Failing is no harm: what
 /// needs the limit looks at it.
-fn raise_limit(resource: libc::__rlimit_resource_t) {
+pub fn raise_limit(resource: libc::__rlimit_resource_t) {
     if let Some(mut limit) = limits_of(resource)
         && limit.rlim_cur < limit.rlim_max
     {
