@@ -1,0 +1,146 @@
+//! The members that are loaded: one today. Each has its own data directory, ports and log, is ended
+//! through its own child handle and by nothing else, and leaves nothing behind.
+
+use std::fs::{self, File};
+use std::net::{Ipv4Addr, SocketAddr, TcpListener};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use tempfile::TempDir;
+
+use crate::process;
+
+const READY: &str = "ready to serve client requests";
+const START_PATIENCE: Duration = Duration::from_secs(30);
+const STOP_PATIENCE: Duration = Duration::from_secs(20);
+const LOOK_EVERY: Duration = Duration::from_millis(20);
+
+/// What a deployment is made of.
+pub struct Plan<'a> {
+    pub binary: &'a Path,
+    pub args: &'a [&'a str],
+    /// The only CPU that the server may use.
+    pub cpu: Option<usize>,
+    /// On a real disk: everything is below it.
+    pub folder: &'a Path,
+}
+
+pub struct Deployment {
+    members: Vec<Member>,
+}
+
+struct Member {
+    child: Child,
+    client: SocketAddr,
+    home: TempDir,
+}
+
+impl Deployment {
+    /// Returns when every member serves.
+    pub fn start(plan: &Plan<'_>) -> Result<Deployment, String> {
+        Ok(Deployment { members: vec![Member::start(plan)?] })
+    }
+
+    /// For `--endpoints`.
+    pub fn endpoints(&self) -> String {
+        let addresses: Vec<_> = self.members.iter().map(|m| m.client.to_string()).collect();
+        addresses.join(",")
+    }
+
+    pub fn cpu_seconds(&self) -> f64 {
+        self.members.iter().map(|member| process::cpu_seconds(member.child.id())).sum()
+    }
+
+    pub fn heap_bytes(&self) -> u64 {
+        self.members.iter().map(|member| process::heap_bytes(member.child.id())).sum()
+    }
+
+    /// Of the first member.
+    pub fn watch_heap(&self) -> process::HeapWatch {
+        process::HeapWatch::start(self.members[0].child.id())
+    }
+
+    pub fn disk_bytes(&self) -> u64 {
+        self.members.iter().map(|member| process::disk_bytes(&member.data_dir())).sum()
+    }
+}
+
+impl Member {
+    fn start(plan: &Plan<'_>) -> Result<Member, String> {
+        let home = tempfile::Builder::new()
+            .prefix("data-")
+            .tempdir_in(plan.folder)
+            .map_err(|error| format!("{}: {error}", plan.folder.display()))?;
+        let [client, peer] = free_ports();
+        let log_path = home.path().join("log");
+        let log = File::create(&log_path).map_err(|error| format!("the server's log: {error}"))?;
+        let also = log.try_clone().map_err(|error| format!("the server's log: {error}"))?;
+        let mut command = match plan.cpu {
+            Some(cpu) => {
+                let mut command = Command::new("taskset");
+                command.arg("-c").arg(cpu.to_string()).arg(plan.binary);
+                command
+            }
+            None => Command::new(plan.binary),
+        };
+        command
+            .args(["--name", "default", "--data-dir"])
+            .arg(home.path().join("data"))
+            .arg(format!("--listen-client-urls=http://{client}"))
+            .arg(format!("--advertise-client-urls=http://{client}"))
+            .arg(format!("--listen-peer-urls=http://{peer}"))
+            .arg(format!("--initial-advertise-peer-urls=http://{peer}"))
+            .arg(format!("--initial-cluster=default=http://{peer}"))
+            .args(plan.args)
+            .stdin(Stdio::null())
+            .stdout(log)
+            .stderr(also);
+        let child =
+            command.spawn().map_err(|error| format!("{}: {error}", plan.binary.display()))?;
+        let mut member = Member { child, client, home };
+        let started = Instant::now();
+        loop {
+            let said = fs::read_to_string(&log_path).unwrap_or_default();
+            if said.contains(READY) {
+                return Ok(member);
+            }
+            let has_ended = !matches!(member.child.try_wait(), Ok(None));
+            if has_ended || started.elapsed() > START_PATIENCE {
+                let last: Vec<_> = said.lines().rev().take(3).collect();
+                let binary = plan.binary.display();
+                return Err(format!("{binary} does not start: {}", last.join(" / ")));
+            }
+            std::thread::sleep(LOOK_EVERY);
+        }
+    }
+
+    fn data_dir(&self) -> PathBuf {
+        self.home.path().join("data")
+    }
+}
+
+impl Drop for Member {
+    fn drop(&mut self) {
+        if !matches!(self.child.try_wait(), Ok(None)) {
+            return;
+        }
+        // SAFETY: plain call; the child has not been waited for, so the pid is its own.
+        unsafe { libc::kill(self.child.id() as libc::pid_t, libc::SIGTERM) };
+        let asked = Instant::now();
+        while asked.elapsed() < STOP_PATIENCE {
+            if !matches!(self.child.try_wait(), Ok(None)) {
+                return;
+            }
+            std::thread::sleep(LOOK_EVERY);
+        }
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+fn free_ports() -> [SocketAddr; 2] {
+    let bind = || TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("a free loopback port");
+    let (first, second) = (bind(), bind());
+    [first, second].map(|listener| listener.local_addr().expect("its address"))
+}

@@ -1,0 +1,39 @@
+//! Two servers beside each other: `cargo bench --bench compare`, or `-- --only put-10x20 --pairs 3`.
+//!
+//! For each shape both are started in turn, each on fresh data with its defaults, and loaded by the same
+//! `ringd bench`; A B A B, so that what else the machine does meets both. What counts is the median of
+//! the ratios of the pairs. Everything goes to `target/compare/`: `index.md`, plots, and each run's JSON.
+//!
+//! Nothing here fails when a target is not met: it says so.
+
+mod deployment;
+mod options;
+mod process;
+mod report;
+mod run;
+mod shapes;
+
+use std::process::ExitCode;
+
+use clap::Parser;
+use options::Options;
+
+fn main() -> ExitCode {
+    // Cargo adds its own `--bench`.
+    let args = std::env::args_os().filter(|arg| arg != "--bench");
+    let options = Options::parse_from(args);
+    let shapes: Vec<_> =
+        shapes::all().into_iter().filter(|shape| options.wants(shape.name)).collect();
+    if shapes.is_empty() {
+        let names: Vec<_> = shapes::all().iter().map(|shape| shape.name).collect();
+        eprintln!("compare: --only must be one of {}", names.join(", "));
+        return ExitCode::from(2);
+    }
+    match run::compare(&options, &shapes) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(line) => {
+            eprintln!("compare: {line}");
+            ExitCode::FAILURE
+        }
+    }
+}
