@@ -1,4 +1,4 @@
-//! Figures of a whole server, for the documents: `cargo bench --bench server -- open-time` and `-- idle`.
+//! Figures of a whole server, for the documents: `cargo bench --bench server -- open-time`, `-- idle`, `-- steady`.
 //!
 //! They depend on the machine, so nothing here is asserted. `RINGD_BIN` names another binary to measure, a real etcd
 //! for example.
@@ -14,9 +14,10 @@ mod server;
 
 mod idle;
 mod open_time;
+mod steady;
 
-const MEASUREMENTS: [(&str, fn()); 2] =
-    [("open-time", open_time::measure), ("idle", idle::measure)];
+const MEASUREMENTS: [(&str, fn()); 3] =
+    [("open-time", open_time::measure), ("idle", idle::measure), ("steady", steady::measure)];
 
 fn main() {
     let names: Vec<String> =

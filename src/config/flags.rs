@@ -283,6 +283,13 @@ pub const FLAGS: &[Flag] = {
             Compaction,
             "How much history stays: a duration (a plain number is in hours), or a number of revisions; 0 for all.",
         ),
+        obeyed(
+            "ringd-defrag-threshold-percent",
+            Uint,
+            "10",
+            Compaction,
+            "Share of the store's file that may lie idle before pages move and the file is cut; 0 for only on demand.",
+        ),
         obeyed("log-level", Text, "info", Logging, "debug, info, warn, error, panic or fatal."),
         obeyed("log-format", OneOf(&["json", "console"]), "json", Logging, "How a line looks."),
         obeyed(

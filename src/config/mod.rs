@@ -43,6 +43,9 @@ const REQUEST_MAX_BYTES: u64 = 512 * 1024 * 1024;
 /// etcd: `recommendedMaxRequestBytes`; larger requests hold everybody else up.
 const REQUEST_RECOMMENDED_BYTES: u64 = 10 * 1024 * 1024;
 
+/// Ours: a file that is idle to nine tenths is the most that anybody can want.
+const DEFRAG_THRESHOLD_MAX_PERCENT: u64 = 90;
+
 /// What the process was asked to do.
 #[derive(Debug)]
 pub enum Command {
@@ -106,6 +109,8 @@ pub struct Config {
     pub max_request_bytes: usize,
     pub max_concurrent_streams: u32,
     pub auto_compaction: AutoCompaction,
+    /// Idle share of the store's file that starts a defragmentation; 0 for none.
+    pub defrag_threshold_percent: u32,
 
     pub log: Log,
     pub unsafe_no_fsync: bool,
@@ -243,6 +248,14 @@ impl Config {
             ));
         }
 
+        let defrag_threshold = s.uint("ringd-defrag-threshold-percent");
+        if defrag_threshold > DEFRAG_THRESHOLD_MAX_PERCENT {
+            return Err(s.invalid(
+                "ringd-defrag-threshold-percent",
+                &format!("must be at most {DEFRAG_THRESHOLD_MAX_PERCENT}"),
+            ));
+        }
+
         Ok(Self {
             data_dir,
             wal_dir: path("wal-dir"),
@@ -282,6 +295,7 @@ impl Config {
             max_concurrent_streams: u32::try_from(s.uint("max-concurrent-streams"))
                 .unwrap_or(u32::MAX),
             auto_compaction: auto_compaction(&s)?,
+            defrag_threshold_percent: defrag_threshold as u32,
             log,
             unsafe_no_fsync: s.bool("unsafe-no-fsync"),
             name,

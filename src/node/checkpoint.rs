@@ -1,23 +1,50 @@
-//! When the store is made durable: often enough that little of the log is replayed at the next
-//! start and that dirty pages stay bounded, and seldom enough that a page that changes all the time
-//! is written once for many changes.
+//! When the store is made durable, and how fast.
+//!
+//! When: often enough that little of the log is replayed at the next start and that dirty pages stay
+//! bounded, and seldom enough that a page that changes all the time is written once for many
+//! changes.
+//!
+//! How fast: the disk is the log's first. What a checkpoint writes is in the way of the log's next
+//! write, so it is spread over seconds: in proportion to the time, or faster if pages get dirty
+//! faster. Whoever writes waits for none of it, unless the disk cannot keep up. Then no more is
+//! taken in than the checkpoint has written: intake slows down to what the disk bears, in steps of
+//! a write, in place of stopping at a bound.
 
 use crate::store::Store;
 
 /// Dirty pages that start a checkpoint.
-const DIRTY_BYTES: u64 = 64 << 20;
+const DIRTY_BYTES: u64 = 128 << 20;
 /// Time after which a changed store is checkpointed in any case.
 const INTERVAL_MS: u64 = 10_000;
 /// Time until a checkpoint that found no room on the disk is tried again.
 const RETRY_MS: u64 = 1_000;
+/// Time over which the writes of a checkpoint are spread; when there is no load, or somebody waits.
+const SPREAD_MS: u64 = 8_000;
+const SPREAD_IDLE_MS: u64 = 500;
+/// A checkpoint of no more than this is in nobody's way.
+const SMALL_BYTES: u64 = 1 << 20;
+/// A paced checkpoint is looked at so often.
+const PACE_MS: u64 = 2;
+/// Pages that may get dirty while a checkpoint is written: the first part at once, the second in
+/// proportion to what has been written.
+const NEW_DIRTY_BYTES: u64 = 128 << 20;
+const NEW_DIRTY_BYTES_MAX: u64 = 256 << 20;
+/// Dirty pages of the work in the background, which must not slow down anybody.
+const BACKGROUND_DIRTY_BYTES: u64 = 64 << 20;
 
 pub struct CheckpointPolicy {
     not_before_ms: u64,
     due_ms: u64,
     demanded: bool,
-    /// Checkpoints begun, and those of them that are durable.
+    /// Demands up to this one are part of the checkpoint that is running, or of the last one.
     begun: u64,
+    /// Demands up to this one are durable, or had nothing to make durable.
     ended: u64,
+    wanted: u64,
+    started_ms: u64,
+    /// Bytes of the running checkpoint that may have been handed out by now.
+    allowed_bytes: u64,
+    hurry: bool,
 }
 
 impl CheckpointPolicy {
@@ -28,13 +55,24 @@ impl CheckpointPolicy {
             demanded: false,
             begun: 0,
             ended: 0,
+            wanted: 0,
+            started_ms: now_ms,
+            allowed_bytes: 0,
+            hurry: false,
         }
     }
 
     /// Asks for a checkpoint that begins from now on; the ticket is for `is_past`.
     pub fn demand(&mut self) -> u64 {
         self.demanded = true;
-        self.begun + 1
+        self.wanted += 1;
+        self.wanted
+    }
+
+    /// The end has come: whatever is written from now on is not spread.
+    pub fn hurry(&mut self) {
+        self.hurry = true;
+        self.demand();
     }
 
     /// Whether a checkpoint that was asked for is durable.
@@ -42,23 +80,65 @@ impl CheckpointPolicy {
         self.ended >= ticket
     }
 
-    /// Begins a checkpoint if one is due.
-    pub fn run(&mut self, store: &mut Store, now_ms: u64) {
-        if store.checkpoint_running() || now_ms < self.not_before_ms {
-            return;
+    /// Whether everything that was asked for is durable, or cannot be made so.
+    pub fn is_settled(&self, store: &Store) -> bool {
+        self.ended >= self.wanted || store.is_short_of_space()
+    }
+
+    /// Begins a checkpoint if one is due, and lets a running one go on. `idle`: nobody else has
+    /// anything to write.
+    pub fn run(&mut self, store: &mut Store, now_ms: u64, idle: bool) {
+        if store.checkpoint_running() {
+            return self.pace(store, now_ms, idle);
         }
-        let changed = store.committed_mark() != store.durable_mark();
-        let due = store.dirty_bytes() > DIRTY_BYTES || (changed && now_ms >= self.due_ms);
-        if !(due || self.demanded) {
+        if now_ms < self.not_before_ms || store.has_uncommitted() || !self.is_due(store, now_ms) {
             return;
         }
         self.demanded = false;
         self.due_ms = now_ms + INTERVAL_MS;
-        self.begun += 1;
-        if !store.begin_checkpoint() {
+        self.started_ms = now_ms;
+        self.allowed_bytes = 0;
+        self.begun = self.wanted;
+        if store.begin_checkpoint() {
+            self.pace(store, now_ms, idle);
+        } else {
             // Nothing has changed since the last one.
             self.ended = self.begun;
         }
+    }
+
+    fn is_due(&self, store: &Store, now_ms: u64) -> bool {
+        let changed = store.committed_mark() != store.durable_mark();
+        // On a full disk the pages that a checkpoint frees are all there is to write to.
+        let cramped = store.is_short_of_space() && store.dirty_bytes() > store.reserve_bytes() / 2;
+        let due = store.dirty_bytes() >= DIRTY_BYTES || cramped || now_ms >= self.due_ms;
+        self.demanded || (changed && due)
+    }
+
+    fn pace(&mut self, store: &Store, now_ms: u64, idle: bool) {
+        let Some(progress) = store.checkpoint_progress() else { return };
+        if self.hurry || store.is_short_of_space() || progress.total_bytes <= SMALL_BYTES {
+            self.allowed_bytes = u64::MAX;
+            return;
+        }
+        let spread_ms = if idle { SPREAD_IDLE_MS } else { SPREAD_MS };
+        let total = progress.total_bytes;
+        let by_time = total * (now_ms - self.started_ms).min(spread_ms) / spread_ms;
+        let new = new_dirty_bytes(store).min(NEW_DIRTY_BYTES);
+        let by_load = total.saturating_mul(new) / NEW_DIRTY_BYTES;
+        self.allowed_bytes = self.allowed_bytes.max(by_time).max(by_load);
+        if self.allowed_bytes >= total {
+            // The total is an estimate.
+            self.allowed_bytes = u64::MAX;
+        }
+    }
+
+    /// Whether the store's next operation may be started.
+    pub fn permits(&self, store: &Store) -> bool {
+        let progress = store.checkpoint_progress();
+        progress.is_none_or(|progress| {
+            !progress.writing || progress.handed_out_bytes < self.allowed_bytes
+        })
     }
 
     pub fn finished(&mut self, now_ms: u64) {
@@ -66,15 +146,16 @@ impl CheckpointPolicy {
         self.due_ms = now_ms + INTERVAL_MS;
     }
 
+    /// The checkpoint was given up. What it was asked for is asked for again.
     pub fn postponed(&mut self, now_ms: u64) {
-        self.begun -= 1;
+        self.begun = self.ended;
         self.not_before_ms = now_ms + RETRY_MS;
         self.demanded = true;
     }
 
-    pub fn next_deadline(&self, store: &Store) -> u64 {
+    pub fn next_deadline(&self, store: &Store, now_ms: u64) -> u64 {
         if store.checkpoint_running() {
-            return u64::MAX;
+            return if self.permits(store) { u64::MAX } else { now_ms + PACE_MS };
         }
         let changed = store.committed_mark() != store.durable_mark();
         let due = if self.demanded {
@@ -85,5 +166,200 @@ impl CheckpointPolicy {
             u64::MAX
         };
         due.max(self.not_before_ms)
+    }
+}
+
+/// Bytes that got dirty since the running checkpoint began; all of them if there is none.
+fn new_dirty_bytes(store: &Store) -> u64 {
+    let pinned = store.checkpoint_progress().map_or(0, |progress| {
+        if progress.writing {
+            progress.total_bytes.saturating_sub(progress.handed_out_bytes)
+        } else {
+            0
+        }
+    });
+    store.dirty_bytes().saturating_sub(pinned)
+}
+
+/// Whether pages get dirty faster than the disk takes them, so that nothing more should be taken
+/// in for the moment.
+pub fn is_choked(store: &Store) -> bool {
+    let written = match store.checkpoint_progress() {
+        // Not begun: there is no room on the disk, or it begins at once.
+        None => NEW_DIRTY_BYTES_MAX,
+        Some(progress) if progress.writing => {
+            let written = progress.handed_out_bytes.min(progress.total_bytes);
+            let total = progress.total_bytes.max(1);
+            (u128::from(NEW_DIRTY_BYTES_MAX) * u128::from(written) / u128::from(total)) as u64
+        }
+        Some(_) => NEW_DIRTY_BYTES_MAX,
+    };
+    new_dirty_bytes(store) > NEW_DIRTY_BYTES + written
+}
+
+/// Whether work in the background may make more pages dirty.
+pub fn has_room_for_background(store: &Store) -> bool {
+    let cramped = store.is_short_of_space() && store.extent_bytes() + PAGES_LEFT > store.file_len();
+    if cramped && store.checkpoint_running() {
+        return false;
+    }
+    let bound = if store.checkpoint_running() { BACKGROUND_DIRTY_BYTES } else { DIRTY_BYTES };
+    new_dirty_bytes(store) < bound
+}
+
+/// Bytes that one slice of the work in the background may need on top.
+const PAGES_LEFT: u64 = 1 << 20;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::store::{MemoryDisk, Op, Options, Tree};
+
+    const MIB: usize = 1 << 20;
+
+    struct Bed {
+        disk: MemoryDisk,
+        store: Store,
+        policy: CheckpointPolicy,
+        mark: u64,
+        now_ms: u64,
+    }
+
+    impl Bed {
+        fn new() -> Bed {
+            let disk = MemoryDisk::new(1 << 30, &Options::default());
+            let store = disk.open().unwrap();
+            Bed { disk, store, policy: CheckpointPolicy::new(0), mark: 0, now_ms: 0 }
+        }
+
+        fn write(&mut self, mib: usize) {
+            for _ in 0..mib {
+                self.mark += 1;
+                let key = self.mark.to_be_bytes();
+                self.store.put(Tree(0), &key, &vec![7; MIB], false).unwrap();
+            }
+            self.store.commit(self.mark);
+        }
+
+        /// Carries out what is permitted; the MiB of pages written.
+        fn run(&mut self, idle: bool) -> usize {
+            self.policy.run(&mut self.store, self.now_ms, idle);
+            let mut bytes = 0;
+            while self.policy.permits(&self.store) {
+                let Some((id, op)) = self.store.next_op() else { break };
+                if let Op::Write { data, .. } = &op {
+                    bytes += data.len();
+                }
+                self.disk.apply(&op);
+                self.store.op_done(id);
+                if !self.store.checkpoint_running() {
+                    self.policy.finished(self.now_ms);
+                }
+            }
+            bytes / MIB
+        }
+    }
+
+    #[test]
+    fn the_writes_of_a_checkpoint_are_spread_over_time() {
+        let mut bed = Bed::new();
+        bed.write(32);
+        let ticket = bed.policy.demand();
+        let mut written = bed.run(false);
+        assert_eq!(written, 0);
+        for tenth in 1..10 {
+            bed.now_ms = SPREAD_MS / 10 * tenth;
+            written += bed.run(false);
+            let due = 32 * tenth as usize / 10;
+            assert!(due.abs_diff(written) < 3, "{written} MiB at {tenth} tenths");
+            assert!(!bed.policy.is_past(ticket));
+        }
+        bed.now_ms = SPREAD_MS;
+        bed.run(false);
+        assert!(bed.policy.is_past(ticket));
+    }
+
+    #[test]
+    fn a_checkpoint_keeps_up_with_the_pages_that_get_dirty_beside_it() {
+        let mut bed = Bed::new();
+        bed.write(32);
+        bed.policy.demand();
+        bed.run(false);
+        bed.write(64);
+        let written = bed.run(false);
+        assert!((15..18).contains(&written), "{written} MiB for half of what may get dirty");
+        bed.write(65);
+        bed.run(false);
+        assert!(!bed.store.checkpoint_running());
+    }
+
+    #[test]
+    fn intake_slows_down_to_what_the_disk_bears() {
+        let mut bed = Bed::new();
+        bed.write(128);
+        bed.policy.run(&mut bed.store, 0, false);
+        bed.write(120);
+        assert!(!is_choked(&bed.store) && !has_room_for_background(&bed.store));
+        bed.write(9);
+        assert!(is_choked(&bed.store), "nothing has been written");
+        // A MiB that is written lets some MiB in, not all and not none.
+        bed.policy.run(&mut bed.store, 0, false);
+        let mut let_in = 0;
+        for _ in 0..16 {
+            for _ in 0..16 {
+                let (id, op) = bed.store.next_op().unwrap();
+                bed.disk.apply(&op);
+                bed.store.op_done(id);
+            }
+            while !is_choked(&bed.store) {
+                bed.write(1);
+                let_in += 1;
+            }
+        }
+        assert!((16..80).contains(&let_in), "{let_in} MiB for about 16");
+    }
+
+    #[test]
+    fn what_is_asked_for_during_a_checkpoint_that_finds_no_space_is_done_later() {
+        let mut bed = Bed::new();
+        bed.write(8);
+        let first = bed.policy.demand();
+        bed.policy.run(&mut bed.store, 0, true);
+        let (id, op) = bed.store.next_op().unwrap();
+        assert!(matches!(op, Op::Grow { .. }));
+        let second = bed.policy.demand();
+        bed.store.no_space(id);
+        bed.policy.postponed(0);
+        assert_eq!(bed.run(true), 0, "not at once again");
+        bed.now_ms = RETRY_MS;
+        bed.policy.hurry();
+        bed.run(true);
+        assert!(bed.policy.is_past(first) && bed.policy.is_past(second));
+        assert_eq!(bed.store.durable_mark(), bed.mark);
+    }
+
+    #[test]
+    fn a_checkpoint_for_which_the_file_is_long_enough_does_not_need_the_disk_to_have_more() {
+        let mut bed = Bed::new();
+        bed.write(8);
+        bed.policy.hurry();
+        bed.run(true);
+        let file = bed.store.file_len();
+        // Less than the reserve is left now, so more is asked for, and refused.
+        let reserve = bed.store.reserve_bytes();
+        while bed.store.extent_bytes() + reserve / 2 < file {
+            bed.mark += 1;
+            bed.store.put(Tree(0), &bed.mark.to_be_bytes(), &[7; 9000], false).unwrap();
+        }
+        bed.store.commit(bed.mark);
+        bed.policy.demand();
+        bed.policy.run(&mut bed.store, 0, true);
+        let (id, op) = bed.store.next_op().unwrap();
+        assert!(matches!(op, Op::Grow { .. }));
+        bed.store.no_space(id);
+        assert!(bed.store.is_short_of_space() && bed.store.checkpoint_running());
+        bed.run(true);
+        assert_eq!(bed.store.durable_mark(), bed.mark);
+        assert_eq!(bed.store.file_len(), file);
     }
 }

@@ -5,13 +5,12 @@ pub const LEASE_REVOKES_PER_TURN: usize = 500;
 
 /// Changes that one slice of a physical compaction looks at, so that a slice stays far under a
 /// millisecond.
-pub const COMPACTION_SLICE: usize = 128;
+pub const COMPACTION_SLICE: usize = 32;
 
 /// Entries that are applied before the loop may do something else.
 pub const APPLY_ENTRIES_MAX: usize = 4_096;
-
-/// Dirty pages of the store beyond which no proposal is taken until a checkpoint has caught up.
-pub const DIRTY_BYTES_MAX: u64 = 512 << 20;
+/// And their bytes, which is where the time goes when transactions are large: some milliseconds.
+pub const APPLY_BYTES_MAX: usize = 256 << 10;
 
 /// Bytes of proposals that a member which does not lead keeps until it learns their outcome: as
 /// much as a leader takes that is not committed (`raft::limits::UNCOMMITTED_BYTES_MAX`).

@@ -13,6 +13,7 @@
 //! 5. Outcomes and readable reads are collected for `rpc`.
 //! 6. A checkpoint makes the store durable; only then the log lets go of what it covers.
 
+mod background;
 mod checkpoint;
 mod compactor;
 mod defrag;
@@ -25,6 +26,7 @@ mod peers;
 mod proposals;
 mod record;
 mod recovery;
+mod scrub;
 mod snapshot;
 #[cfg(test)]
 mod tests;
@@ -34,12 +36,14 @@ use std::collections::VecDeque;
 use prost::Message;
 
 pub use compactor::Retention;
+pub use defrag::DefragCounts;
 pub use leases::LeaseAnswer;
 pub use message::{Class, PeerMessage, Refusal, SnapshotMessage};
 pub use peers::Late;
 pub use proposals::ProposeError;
 pub use record::{ENTRY, HARD_STATE, METADATA, Metadata, SNAPSHOT};
 pub use recovery::{OpenError, Recovered};
+pub use scrub::ScrubCounts;
 pub use snapshot::{SnapshotCounts, SnapshotOp};
 
 use crate::apply::envelope::{self, Kind};
@@ -55,15 +59,11 @@ use crate::raft::{
     Token,
 };
 use crate::store::{self, Corruption};
-use checkpoint::CheckpointPolicy;
+use background::Background;
 use compactor::Compactor;
-use defrag::Defrag;
 use hash_check::HashCheck;
 use leases::LeaseQuestions;
-use limits::{
-    APPLY_ENTRIES_MAX, COMPACTION_SLICE, DIRTY_BYTES_MAX, LEASE_REVOKES_PER_TURN,
-    LOG_KEPT_BYTES_MAX,
-};
+use limits::{APPLY_BYTES_MAX, APPLY_ENTRIES_MAX, LEASE_REVOKES_PER_TURN, LOG_KEPT_BYTES_MAX};
 use peers::Heard;
 use proposals::{Proposals, Taken};
 use snapshot::{Incoming, Outgoing};
@@ -82,6 +82,8 @@ pub struct Options {
     /// After so long without an outcome nothing is known of a proposal any more.
     pub patience_ms: u64,
     pub retention: Retention,
+    /// Idle share of the store's file that starts a defragmentation; 0 for none.
+    pub defrag_threshold_percent: u32,
     /// Applied entries between two cuts of the log in memory, and how many stay behind one for
     /// followers that are slow (`--snapshot-count`, `--snapshot-catchup-entries`).
     pub snapshot_count: u64,
@@ -165,8 +167,7 @@ pub struct Node {
     is_gone: bool,
     stop_reason: Option<StopReason>,
     compactor: Compactor,
-    checkpoint: CheckpointPolicy,
-    defrag: Defrag,
+    background: Background,
     /// Not to be proposed again before.
     nospace_retry_ms: u64,
     publish_retry_ms: u64,
@@ -233,17 +234,16 @@ impl Node {
         if is_alone {
             raft.campaign();
         }
-        let mut checkpoint = CheckpointPolicy::new(now_ms);
+        let mut background = Background::new(options.defrag_threshold_percent, now_ms);
         if applier.store.durable_mark() == 0 {
             // Who this member is should not depend on the command line any longer.
-            checkpoint.demand();
+            background.checkpoint.demand();
         }
         let lease_questions = LeaseQuestions::new(options.first_id);
         let hash_check = HashCheck::new(options.corrupt_check_ms, now_ms, options.first_id);
         Ok(Node {
             compactor: Compactor::new(options.retention, now_ms),
-            checkpoint,
-            defrag: Defrag::new(),
+            background,
             next_id: options.first_id,
             next_tick_ms: now_ms + options.heartbeat_ms,
             applier,
@@ -351,11 +351,6 @@ impl Node {
             && self.applier.applied_index() >= commit.0
     }
 
-    /// Whether dirty pages pile up faster than checkpoints take them away.
-    pub fn is_choked(&self) -> bool {
-        self.applier.store.dirty_bytes() > DIRTY_BYTES_MAX
-    }
-
     /// Whether the quota leaves room for `cost` more bytes. The first refusal raises the alarm.
     pub fn admit(&mut self, cost: u64) -> bool {
         let Some(quota) = self.options.quota_bytes else { return true };
@@ -418,28 +413,12 @@ impl Node {
         Ok(())
     }
 
-    /// One slice of the work that nobody waits for. To be called after the watchers were offered
-    /// what `turn` has applied: a compaction takes away what they have not seen.
-    pub fn background(&mut self, now_ms: u64) -> Result<(), Corruption> {
-        if self.applier.mvcc.compaction_pending() {
-            self.applier.compact_step(COMPACTION_SLICE)?;
-            self.applier.commit()?;
-        }
-        self.check_hashes()?;
-        self.defrag.run(&mut self.applier, &mut self.checkpoint)?;
-        self.checkpoint.run(&mut self.applier.store, now_ms);
-        Ok(())
-    }
-
     /// When `turn` has to be called at the latest.
     pub fn next_deadline(&self, now_ms: u64) -> u64 {
-        let busy = !self.committed.is_empty() || self.applier.mvcc.compaction_pending();
-        let busy = busy || self.hash_check.is_busy();
-        if busy || self.defrag.is_moving() || self.is_sending() {
+        if !self.committed.is_empty() || self.hash_check.is_busy() || self.is_sending() {
             return now_ms;
         }
-        let mut deadline =
-            self.next_tick_ms.min(self.checkpoint.next_deadline(&self.applier.store));
+        let mut deadline = self.next_tick_ms.min(self.background_deadline(now_ms));
         // Others only watch their leases: they would look for ever at one that has expired.
         let leases = self.applier.lessor.next_deadline().filter(|_| self.raft.is_leader());
         for other in [self.compactor.next_deadline(), leases] {
@@ -565,16 +544,17 @@ impl Node {
     /// Returns whether a change of the configuration was applied, which ends what is applied at
     /// once.
     fn apply_committed(&mut self, now_ms: u64, output: &mut Output) -> Result<bool, Corruption> {
-        let mut applied = 0;
+        let (mut applied, mut bytes) = (0, 0);
         let mut is_changed = false;
         while !is_changed && let Some(entry) = self.committed.pop_front() {
             // Watchers are offered what came before a compaction before it is applied.
-            if applied == APPLY_ENTRIES_MAX || (applied > 0 && envelope::is_compaction(&entry.data))
-            {
+            let is_enough = applied == APPLY_ENTRIES_MAX || bytes >= APPLY_BYTES_MAX;
+            if is_enough || (applied > 0 && envelope::is_compaction(&entry.data)) {
                 self.committed.push_front(entry);
                 break;
             }
             applied += 1;
+            bytes += entry.data.len();
             let outcome = match entry.kind {
                 EntryKind::Normal => {
                     self.applier.apply(entry.index.0, entry.term.0, &entry.data, now_ms)?
@@ -587,6 +567,7 @@ impl Node {
             self.conclude(outcome, output);
         }
         if applied > 0 {
+            self.background.loaded(now_ms);
             self.applier.commit()?;
             self.raft.applied(LogIndex(self.applier.applied_index()));
             self.compact_log();
@@ -649,7 +630,8 @@ impl Node {
     }
 
     pub fn next_store_op(&mut self) -> Option<(store::OpId, store::Op)> {
-        if self.incoming.as_ref().is_some_and(Incoming::is_installing) {
+        let installing = self.incoming.as_ref().is_some_and(Incoming::is_installing);
+        if installing || !self.background.checkpoint.permits(&self.applier.store) {
             return None;
         }
         let next = self.applier.store.next_op()?;
@@ -671,7 +653,7 @@ impl Node {
             self.log.retry_space();
         }
         if !self.applier.store.checkpoint_running() {
-            self.checkpoint.finished(now_ms);
+            self.background.checkpoint.finished(now_ms);
         }
     }
 
@@ -679,16 +661,9 @@ impl Node {
     pub fn store_no_space(&mut self, op: store::OpId, now_ms: u64) {
         self.store_ops_out -= 1;
         self.applier.store.no_space(op);
-        self.checkpoint.postponed(now_ms);
+        if !self.applier.store.checkpoint_running() {
+            self.background.checkpoint.postponed(now_ms);
+        }
         self.raise_nospace();
-    }
-
-    /// Asks the store to give back what it can. The ticket is for `defragmented`.
-    pub fn start_defragment(&mut self) -> u64 {
-        self.defrag.demand()
-    }
-
-    pub fn defragmented(&self, ticket: u64) -> bool {
-        self.defrag.is_past(ticket)
     }
 }

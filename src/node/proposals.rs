@@ -174,7 +174,7 @@ impl Node {
     }
 
     pub(super) fn check_room(&self) -> Result<(), ProposeError> {
-        if self.proposals.len() >= self.options.pending_max || self.is_choked() {
+        if self.proposals.len() >= self.options.pending_max {
             return Err(ProposeError::TooManyRequests);
         }
         Ok(())

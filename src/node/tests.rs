@@ -14,6 +14,7 @@ use prost::Message;
 
 use super::*;
 use crate::membership::Cluster;
+use crate::mvcc::MvccError;
 use crate::proto::etcdserverpb::{PutRequest, RangeRequest, RangeResponse};
 use crate::store::MemoryDisk;
 use wal::{SegmentId, SegmentSource};
@@ -79,6 +80,7 @@ struct Bed {
     joins: bool,
     /// Applied entries between two cuts of the log, and those that stay.
     log_kept: (u64, u64),
+    defrag_threshold_percent: u32,
 }
 
 const MEMBER: u64 = 7;
@@ -107,6 +109,29 @@ impl Bed {
             founding,
             joins,
             log_kept: (100, 50),
+            defrag_threshold_percent: 0,
+        }
+    }
+
+    fn compact(&mut self, revision: i64) {
+        let request = CompactionRequest { revision, physical: true };
+        self.node().propose(Kind::Compaction, &request.encode_to_vec()).unwrap();
+        self.settle();
+        while self.node().applier.mvcc.compaction_pending() {
+            self.turn();
+            self.store_op();
+        }
+    }
+
+    /// Looks at the whole store once.
+    fn scrub(&mut self) {
+        let passes = self.node().scrub_counts().passes;
+        while self.node().scrub_counts().passes == passes {
+            self.turn();
+            let now_ms = self.now_ms;
+            if self.node().scrub_window(now_ms).is_some() {
+                self.node().scrub(now_ms);
+            }
         }
     }
 
@@ -141,6 +166,7 @@ impl Bed {
             catch_up_entries: self.log_kept.1,
             corrupt_check_ms: Some(60_000),
             strict_reconfig_check: true,
+            defrag_threshold_percent: self.defrag_threshold_percent,
             first_id: self.id << 48 | self.starts << 32,
             seed: self.starts,
         };
@@ -431,4 +457,235 @@ fn the_log_is_cut_behind_the_durable_checkpoint_only() {
     bed.crash(&mut Random(1));
     bed.settle();
     assert!(bed.get("k", 0).is_some());
+}
+
+#[test]
+fn the_file_gets_shorter_by_itself_when_much_of_it_lies_idle() {
+    let mut bed = Bed::new();
+    bed.defrag_threshold_percent = 10;
+    bed.crash(&mut Random(1));
+    bed.settle();
+    for round in 0..12_000 {
+        bed.put(&format!("k{}", round % 1000), &"x".repeat(1000));
+        if round % 200 == 0 {
+            bed.settle();
+            bed.store_op();
+        }
+    }
+    bed.settle();
+    let revision = bed.node().applier.mvcc.current_revision();
+    bed.compact(revision);
+    let before = bed.node().applier.store.file_len().max(bed.node().applier.store.extent_bytes());
+    let mut turns = 0;
+    while bed.node().defrag_counts().done == 0 {
+        bed.turn();
+        bed.store_op();
+        turns += 1;
+        assert!(turns < 100_000, "it does not end: {:?}", bed.node().defrag_counts());
+    }
+    let counts = bed.node().defrag_counts();
+    let store = &bed.node().applier.store;
+    let (file, live) = (store.file_len(), store.in_use_bytes());
+    assert!(file < before / 2, "{file} of {before} bytes are left");
+    assert!(file <= live * 6 / 5 + (2 << 20), "{file} bytes for {live} in use");
+    assert!(counts.moved_pages > 0, "{counts:?}");
+    // And it is content with that.
+    for _ in 0..2_000 {
+        bed.turn();
+        bed.store_op();
+    }
+    let again = bed.node().defrag_counts();
+    assert_eq!((again.moved_pages, again.done), (counts.moved_pages, counts.done));
+    bed.crash(&mut Random(1));
+    bed.settle();
+    for key in 0..1000 {
+        assert!(bed.get(&format!("k{key}"), 0).is_some());
+    }
+}
+
+#[test]
+fn a_run_that_a_reader_keeps_from_going_on_says_so_and_ends() {
+    let mut bed = Bed::new();
+    bed.settle();
+    for round in 0..8_000 {
+        bed.put(&format!("k{}", round % 60), &"x".repeat(1000));
+        if round % 200 == 0 {
+            bed.settle();
+        }
+    }
+    bed.settle();
+    let snapshot = bed.node().applier.store.snapshot();
+    let revision = bed.node().applier.mvcc.current_revision();
+    bed.compact(revision);
+    let ticket = bed.node().start_defragment();
+    let mut longest_ms = 0;
+    while !bed.node().defragmented(ticket) {
+        bed.turn();
+        bed.store_op();
+        longest_ms = longest_ms.max(bed.node().defrag_counts().pinned_ms);
+    }
+    let counts = bed.node().defrag_counts();
+    assert_eq!((counts.pinned, counts.done), (1, 0), "{counts:?}");
+    assert!(longest_ms > 5_000, "{longest_ms}");
+    drop(snapshot);
+    let ticket = bed.node().start_defragment();
+    while !bed.node().defragmented(ticket) {
+        bed.turn();
+        bed.store_op();
+    }
+    assert_eq!(bed.node().defrag_counts().done, 1);
+    assert!(bed.node().applier.store.file_len() < 4 << 20);
+}
+
+#[test]
+fn after_a_stop_nothing_is_left_to_replay() {
+    let mut bed = Bed::new();
+    bed.settle();
+    for round in 0..300 {
+        bed.put(&format!("k{round}"), "v");
+    }
+    bed.settle();
+    assert!(bed.node().applier.store.durable_mark() < bed.node().applier.applied_index());
+    bed.node().stop();
+    while !bed.node().is_stopped() {
+        bed.turn();
+        bed.store_op();
+    }
+    let store = &bed.node().applier.store;
+    assert_eq!(store.durable_mark(), store.committed_mark());
+    assert_eq!(bed.node().applier.applied_index(), bed.node().applier.store.durable_mark());
+}
+
+#[test]
+fn damage_is_found_before_it_is_needed_and_raises_the_alarm() {
+    let mut bed = Bed::new();
+    bed.settle();
+    for round in 0..2_000 {
+        bed.put(&format!("k{round:04}"), &"x".repeat(500));
+        if round % 200 == 0 {
+            bed.settle();
+        }
+    }
+    bed.settle();
+    bed.node().stop();
+    while !bed.node().is_stopped() {
+        bed.turn();
+        bed.store_op();
+    }
+    bed.scrub();
+    assert_eq!(bed.node().scrub_counts().damaged_pages, 0);
+    // A byte of a leaf that nobody has looked at since the start.
+    let mut image = bed.store.image();
+    let at = image.windows(500).position(|bytes| bytes == [b'x'; 500]).unwrap() + 100;
+    image[at] ^= 4;
+    bed.store = MemoryDisk::with_image(64 << 20, &image);
+    bed.crash(&mut Random(1));
+    bed.settle();
+    assert!(!bed.node().applier.alarms.active(AlarmType::Corrupt));
+    bed.scrub();
+    assert_eq!(bed.node().scrub_counts().damaged_pages, 1);
+    bed.settle();
+    assert!(bed.node().applier.alarms.active(AlarmType::Corrupt));
+    // The page is not served; all others are.
+    let mut refused = 0;
+    for round in 0..2_000 {
+        let applier = &bed.node().applier;
+        let request = RangeRequest { key: format!("k{round:04}").into(), ..Default::default() };
+        match applier.mvcc.range(applier.store.view(), &request, &mut Vec::new()) {
+            Ok(_) => {}
+            Err(MvccError::Corruption(corruption)) => {
+                assert_eq!(corruption.offset, (at / store::PAGE_SIZE * store::PAGE_SIZE) as u64);
+                refused += 1;
+            }
+            Err(other) => panic!("{other}"),
+        }
+    }
+    assert!((1..20).contains(&refused), "{refused} keys are refused");
+    bed.put("k0000", "new");
+    bed.settle();
+    let refusal = bed.output.outcomes.last().unwrap().result.as_ref();
+    assert!(matches!(refusal, Err(crate::apply::ApplyError::Corrupt)), "{refusal:?}");
+}
+
+/// A history of 400 changes of 30 keys, and what the newest revisions of it show.
+fn history(bed: &mut Bed) -> Vec<(String, i64, Option<String>)> {
+    let mut model: BTreeMap<String, String> = BTreeMap::new();
+    let mut shown = Vec::new();
+    for round in 0..400_u32 {
+        let key = format!("k{}", round * 7 % 30);
+        if round % 5 == 4 && model.contains_key(&key) {
+            let request = crate::proto::etcdserverpb::DeleteRangeRequest {
+                key: key.clone().into(),
+                ..Default::default()
+            };
+            bed.node().propose(Kind::DeleteRange, &request.encode_to_vec()).unwrap();
+            model.remove(&key);
+        } else {
+            bed.put(&key, &format!("v{round}"));
+            model.insert(key, format!("v{round}"));
+        }
+        if round % 50 == 49 {
+            bed.settle();
+        }
+        if round >= 350 {
+            let number = round % 30;
+            let key = format!("k{number}");
+            // Each change is one revision, and the first is 2.
+            shown.push((key.clone(), i64::from(round) + 2, model.get(&key).cloned()));
+        }
+    }
+    bed.settle();
+    shown
+}
+
+#[test]
+fn a_crash_at_any_point_of_a_compaction_is_survived() {
+    const COMPACTED: i64 = 350;
+    let mut left_without_a_crash = None;
+    for crash_at in (0..).map(|step| if step == 0 { usize::MAX } else { step }) {
+        let mut bed = Bed::new();
+        bed.settle();
+        let shown = history(&mut bed);
+        let request = CompactionRequest { revision: COMPACTED, physical: false };
+        bed.node().propose(Kind::Compaction, &request.encode_to_vec()).unwrap();
+        bed.node().start_defragment();
+        let mut step = 0;
+        let done = |bed: &mut Bed| {
+            let mvcc = &bed.node().applier.mvcc;
+            mvcc.compact_revision() == COMPACTED && !mvcc.compaction_pending()
+        };
+        let mut ended = false;
+        while step < crash_at && !ended {
+            match step % 4 {
+                0 => bed.turn(),
+                1 => bed.start_log_ops(),
+                2 => bed.finish_log_write(),
+                _ => bed.store_op(),
+            }
+            step += 1;
+            ended = done(&mut bed) && bed.node().defragmented(1);
+        }
+        if !ended {
+            bed.crash(&mut Random(crash_at as u64));
+            bed.settle();
+            if bed.node().applier.mvcc.compact_revision() != COMPACTED {
+                // It had not got to the disk.
+                bed.node().propose(Kind::Compaction, &request.encode_to_vec()).unwrap();
+                bed.settle();
+            }
+            while !done(&mut bed) {
+                bed.turn();
+            }
+        }
+        bed.node().applier.store.check().unwrap();
+        for (key, revision, value) in &shown {
+            assert_eq!(bed.get(key, *revision), *value, "step {crash_at}, {key} at {revision}");
+        }
+        let left = bed.node().applier.store.entry_bytes();
+        assert_eq!(left, *left_without_a_crash.get_or_insert(left), "step {crash_at}");
+        if ended && crash_at != usize::MAX {
+            assert!(crash_at > 50, "only {crash_at} steps");
+            break;
+        }
+    }
 }

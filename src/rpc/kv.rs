@@ -11,7 +11,6 @@ use super::validate::{self, cost};
 use super::{Answer, Core, Proposal, Read, limits};
 use crate::apply::envelope::Kind;
 use crate::apply::{ApplyError, Outcome};
-use crate::grpc::Code;
 use crate::membership::ChangeError;
 use crate::mvcc::{MvccError, is_read_only, is_serializable};
 use crate::node::{ProposeError, Refusal};
@@ -135,8 +134,11 @@ impl Core {
         Ok(Message::new(&self.header(reply.revision), &reply.body))
     }
 
-    /// The error of a read. A damaged page is never served; the next turn stops the member.
+    /// The error of a read. A damaged page is never served; the next turn raises the alarm for it.
     pub(super) fn read_error(&self, error: MvccError) -> RpcError {
+        if let MvccError::Corruption(corruption) = &error {
+            self.damage.set(Some(*corruption));
+        }
         apply_error(&ApplyError::Mvcc(error))
     }
 
@@ -219,8 +221,7 @@ fn apply_error(error: &ApplyError) -> RpcError {
         ApplyError::Mvcc(MvccError::LeaseNotFound) => error::LEASE_NOT_FOUND,
         ApplyError::Mvcc(MvccError::KeyNotFound) => error::KEY_NOT_FOUND,
         ApplyError::Mvcc(MvccError::KeyTooLong) => error::REQUEST_TOO_LARGE,
-        ApplyError::Mvcc(MvccError::Corruption(corruption)) => {
-            RpcError::with(Code::DataLoss, corruption.to_string())
-        }
+        // The page is named in the log.
+        ApplyError::Mvcc(MvccError::Corruption(_)) => error::CORRUPT,
     }
 }

@@ -9,13 +9,12 @@ use super::error::RpcError;
 use super::kv::Then;
 use super::{Answer, Core, Read};
 use crate::apply::envelope::Kind;
-use crate::mvcc::{HashBucket, HashKv, MvccError};
+use crate::mvcc::{HashBucket, HashKv};
 use crate::proto::etcdserverpb::alarm_request::AlarmAction;
 use crate::proto::etcdserverpb::{
     AlarmMember, AlarmRequest, AlarmType, DefragmentRequest, DefragmentResponse, DowngradeInfo,
     HashKvRequest, HashKvResponse, HashRequest, HashResponse, StatusRequest, StatusResponse,
 };
-use crate::store::Corruption;
 use crate::version;
 
 /// Changes that one slice of a hash takes in, so that a slice stays far under a millisecond.
@@ -114,8 +113,8 @@ impl Core {
     }
 
     /// One slice of the hash that waited longest.
-    pub(super) fn step_hashes(&mut self, connections: &mut Connections) -> Result<(), Corruption> {
-        let Some(mut task) = self.hashes.pop_front() else { return Ok(()) };
+    pub(super) fn step_hashes(&mut self, connections: &mut Connections) {
+        let Some(mut task) = self.hashes.pop_front() else { return };
         let applier = &self.node.applier;
         let reader = applier.mvcc.reader(applier.store.view());
         let step = match &mut task.work {
@@ -137,15 +136,12 @@ impl Core {
         };
         let result = match step {
             Ok(None) => {
-                self.hashes.push_back(task);
-                return Ok(());
+                return self.hashes.push_back(task);
             }
             Ok(Some(body)) => Ok(Message::new(&self.header(task.revision), &body)),
-            Err(MvccError::Corruption(corruption)) => return Err(corruption),
             Err(error) => Err(self.read_error(error)),
         };
         self.reply(connections, task.caller, result);
-        Ok(())
     }
 
     /// Answers when the store has given back what it can.

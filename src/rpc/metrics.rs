@@ -26,9 +26,15 @@ pub struct Metrics {
     pub wal_fsync_seconds: Histogram,
     /// Duration of one checkpoint, in seconds.
     pub backend_commit_seconds: Histogram,
+    /// Time that the loop was busy with one turn, in seconds.
+    turn_seconds: Histogram,
+    longest_turn_seconds: Gauge,
     /// Metrics of the process, as Prometheus text.
     process: Box<dyn Fn() -> String>,
 }
+
+/// Seconds. A turn of more than 10 ms is a stall; the usual ones are far below 1 ms.
+const TURN_BUCKETS: [f64; 9] = [0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.1, 1.0];
 
 /// Reads what the node, the store or the hub knows.
 type ReadValue = fn(&Core) -> f64;
@@ -108,6 +114,42 @@ const VALUES: &[Value] = &[
     ("ringd_store_dirty_bytes", "Changed pages that no checkpoint has written yet.", |core| {
         core.node.applier.store.dirty_bytes() as f64
     }),
+    ("ringd_store_entry_bytes", "Bytes of all keys and values in the store.", |core| {
+        core.node.applier.store.entry_bytes() as f64
+    }),
+    ("ringd_store_readers", "States of the store that readers hold.", |core| {
+        core.node.applier.store.reader_count() as f64
+    }),
+    ("ringd_defrag_moved_pages_total", "Pages moved towards the start of the file.", |core| {
+        core.node.defrag_counts().moved_pages as f64
+    }),
+    ("ringd_defrag_packed_pages_total", "Pages saved by filling up leaves.", |core| {
+        core.node.defrag_counts().packed_pages as f64
+    }),
+    ("ringd_defrag_returned_bytes_total", "Bytes by which runs made the file shorter.", |core| {
+        core.node.defrag_counts().returned_bytes as f64
+    }),
+    ("ringd_defrag_runs_done_total", "Runs that found nothing more to do.", |core| {
+        core.node.defrag_counts().done as f64
+    }),
+    ("ringd_defrag_runs_exhausted_total", "Runs that took all their checkpoints.", |core| {
+        core.node.defrag_counts().exhausted as f64
+    }),
+    ("ringd_defrag_runs_pinned_total", "Runs that readers kept from going on.", |core| {
+        core.node.defrag_counts().pinned as f64
+    }),
+    ("ringd_defrag_pinned_seconds", "For how long readers have held up the run.", |core| {
+        core.node.defrag_counts().pinned_ms as f64 / 1e3
+    }),
+    ("ringd_scrub_verified_pages_total", "Pages whose checksum was verified again.", |core| {
+        core.node.scrub_counts().verified_pages as f64
+    }),
+    ("ringd_scrub_passes_total", "Times that the whole store was verified again.", |core| {
+        core.node.scrub_counts().passes as f64
+    }),
+    ("ringd_scrub_damaged_pages_total", "Damaged pages that were found.", |core| {
+        core.node.scrub_counts().damaged_pages as f64
+    }),
     ("ringd_leases", "Leases.", |core| core.node.applier.lessor.len() as f64),
 ];
 
@@ -134,13 +176,14 @@ impl Metrics {
             registry.register(Box::new(gauge.clone()))?;
             Ok::<_, prometheus::Error>(gauge)
         };
-        let seconds = |name: &str, help: &str| {
-            // etcd's buckets: from 1 ms, doubling, 14 of them.
-            let buckets = exponential_buckets(0.001, 2.0, 14)?;
+        let histogram = |name: &str, help: &str, buckets| {
             let histogram = Histogram::with_opts(HistogramOpts::new(name, help).buckets(buckets))?;
             registry.register(Box::new(histogram.clone()))?;
             Ok::<_, prometheus::Error>(histogram)
         };
+        // etcd's buckets: from 1 ms, doubling, 14 of them.
+        let seconds =
+            |name: &str, help: &str| histogram(name, help, exponential_buckets(0.001, 2.0, 14)?);
 
         let labels = ["grpc_method", "grpc_service", "grpc_type"];
         let started = counters("grpc_server_started_total", "RPCs begun.", &labels)?;
@@ -196,9 +239,26 @@ impl Metrics {
                 "etcd_disk_backend_commit_duration_seconds",
                 "Time of one checkpoint of the store.",
             )?,
+            turn_seconds: histogram(
+                "ringd_turn_duration_seconds",
+                "Time that the event loop was busy with one turn.",
+                TURN_BUCKETS.to_vec(),
+            )?,
+            longest_turn_seconds: gauge(
+                "ringd_turn_longest_seconds",
+                "The longest turn of the event loop since the start.",
+            )?,
             registry,
             process,
         })
+    }
+
+    /// The loop was busy for so long with one turn.
+    pub fn turned(&self, seconds: f64) {
+        self.turn_seconds.observe(seconds);
+        if seconds > self.longest_turn_seconds.get() {
+            self.longest_turn_seconds.set(seconds);
+        }
     }
 
     pub(super) fn started(&mut self, method: Method) {

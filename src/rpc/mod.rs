@@ -32,6 +32,7 @@ mod tests;
 mod validate;
 mod watch;
 
+use std::cell::Cell;
 use std::collections::{BTreeMap, VecDeque};
 
 use bytes::Bytes;
@@ -147,6 +148,8 @@ struct Core {
     messages: Vec<(NodeId, PeerMessage)>,
     /// The shell has not been told yet who the other members are.
     peers_changed: bool,
+    /// A page that a read has met and refused since the last turn.
+    damage: Cell<Option<Corruption>>,
     next_scan_ms: u64,
     /// The time as of the last call that named it.
     now_ms: u64,
@@ -184,6 +187,7 @@ impl Server {
                 output: Output::default(),
                 messages: Vec::new(),
                 peers_changed: true,
+                damage: Cell::new(None),
                 next_scan_ms: now_ms,
                 now_ms,
                 drained: false,
@@ -299,7 +303,7 @@ impl Server {
         core.node.background(now_ms)?;
         core.feed_streams(&mut self.connections);
         core.feed_snapshots(&mut self.connections);
-        core.step_hashes(&mut self.connections)?;
+        core.step_hashes(&mut self.connections);
         core.finish_waiting(&mut self.connections);
         core.notify_progress(&mut self.connections, now_ms);
         core.give_up(&mut self.connections, now_ms);
@@ -307,6 +311,9 @@ impl Server {
             self.end_streams_without_leader();
         }
         self.connections.timeout(now_ms);
+        if let Some(corruption) = self.core.damage.take() {
+            self.core.node.report_damage(corruption);
+        }
         Ok(())
     }
 
@@ -335,6 +342,7 @@ impl Server {
             // It fails only for who is no voter.
             let _ = self.core.node.transfer_leadership(to);
         }
+        self.core.node.stop();
         for id in self.connections.ids() {
             let Some(connection) = self.connections.touch(id) else { continue };
             let streams: Vec<_> =
@@ -357,6 +365,11 @@ impl Server {
             && core.reads_new.is_empty()
             && core.reads_asked.is_empty()
             && core.node.raft().transfer_target().is_none()
+    }
+
+    /// Whether the store holds everything that was applied, or cannot be made to.
+    pub fn is_stopped(&self) -> bool {
+        self.core.node.is_stopped()
     }
 
     /// When `turn` has to be called at the latest.
@@ -424,6 +437,14 @@ impl Server {
 
     pub fn store_op_done(&mut self, op: store::OpId, now_ms: u64) {
         self.core.node.store_op_done(op, now_ms);
+    }
+
+    pub fn scrub_window(&mut self, now_ms: u64) -> Option<std::ops::Range<u64>> {
+        self.core.node.scrub_window(now_ms)
+    }
+
+    pub fn scrub(&mut self, now_ms: u64) {
+        self.core.node.scrub(now_ms);
     }
 
     pub fn store_no_space(&mut self, op: store::OpId, now_ms: u64) {

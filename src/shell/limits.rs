@@ -68,6 +68,20 @@ pub const STORE_OPS_IN_FLIGHT_MAX: usize = 32;
 /// one piece at most.
 pub const ZERO_PIECE_BYTES: usize = 256 << 10;
 
+/// The pause after each piece is so many times what the piece took, and within this bound: the disk
+/// is the log's first, and a segment is made long before it is needed.
+pub const ZERO_PAUSES: u32 = 2;
+/// See [`ZERO_PAUSES`].
+pub const ZERO_PAUSE_MAX: Duration = Duration::from_millis(4);
+
+/// Threads for calls that block: one may be busy with a segment while the other writes pages.
+pub const BLOCKING_THREADS: usize = 2;
+
+/// The share of the free memory that the store's file is read into at start.
+pub const WARM_SHARE: u64 = 2;
+/// It is read in pieces of this size.
+pub const WARM_PIECE_BYTES: u64 = 4 << 20;
+
 /// Alignment of memory, offsets and lengths for O_DIRECT: the largest logical block size in use.
 pub const DIRECT_ALIGN: usize = 4096;
 

@@ -14,6 +14,7 @@
 //! socket.rs, connection.rs, listener.rs    sockets of clients
 //! peers.rs, dial.rs, peer_metrics.rs       sockets between members
 //! log_disk.rs, segments.rs, store_disk.rs, snapshot_disk.rs, files.rs, glommio_files.rs   disks
+//! warm.rs, sigbus.rs   the store's map: read into memory early, and what if it cannot be read
 //! clock.rs, signals.rs, process_metrics.rs, log.rs
 //! limits.rs     every bound
 //! bench/        sockets and clock of the load generator, which shares nothing with the server
@@ -43,20 +44,23 @@ mod peers;
 mod process_metrics;
 mod reactor;
 mod segments;
+mod sigbus;
 mod signals;
 mod snapshot_disk;
 mod socket;
 mod store_disk;
 mod uring;
+mod warm;
 
 use crate::config::Config;
 use crate::rpc::ListenerKind;
 use clock::Clock;
 use data_dir::DataDir;
 use glommio::timer::Timer;
-use glommio::{LocalExecutorBuilder, Placement};
+use glommio::{LocalExecutorBuilder, Placement, PoolPlacement};
 use limits::{
-    BIND_PATIENCE, GUARD_PERIOD, IO_MEMORY_BYTES, PREEMPT_TIMER, RING_DEPTH, STOP_GRACE_MS,
+    BIND_PATIENCE, BLOCKING_THREADS, GUARD_PERIOD, IO_MEMORY_BYTES, PREEMPT_TIMER, RING_DEPTH,
+    STOP_GRACE_MS,
 };
 use listener::{Bound, Serves};
 use log_disk::LogDisk;
@@ -106,6 +110,7 @@ fn serve(config: &Config) -> Result<(), String> {
         .io_memory(IO_MEMORY_BYTES)
         .ring_depth(RING_DEPTH)
         .preempt_timer(PREEMPT_TIMER)
+        .blocking_thread_pool_placement(PoolPlacement::Unbound(BLOCKING_THREADS))
         .make()
         .map_err(|error| format!("cannot start the event loop: {error}"))?;
     let ended = executor.run(async {

@@ -12,7 +12,7 @@ use super::peer_metrics::PeerMetrics;
 use super::peers::Peers;
 use super::segments::Segments;
 use super::snapshot_disk::SnapshotDisk;
-use super::{files, join, process_metrics};
+use super::{files, join, process_metrics, sigbus, warm};
 use crate::apply::{self, Applier};
 use crate::config::{AutoCompaction, Config};
 use crate::h2;
@@ -49,6 +49,8 @@ pub fn server(
     SnapshotDisk::clean(&store_path)
         .map_err(|error| format!("{}: {error}", store_path.display()))?;
     let store = open_store(&store_path, data_dir.was_unclean())?;
+    sigbus::install(store.warmer());
+    warm::begin(store.warmer(), store.file_len());
     let known = apply::identity(&store).map_err(|error| error.to_string())?;
     let Founding { cluster, member_id, joins } = match (known, founding) {
         (Some((cluster, member_id)), _) => Founding { cluster, member_id, joins: false },
@@ -149,6 +151,7 @@ pub(super) fn node_options(config: &Config, metadata: Metadata, seed: u64) -> no
             AutoCompaction::Periodic { retention_ms } => Retention::Periodic { retention_ms },
             AutoCompaction::Revision { retention } => Retention::Revision { revisions: retention },
         },
+        defrag_threshold_percent: config.defrag_threshold_percent,
         first_id: first_id(metadata.member_id, unix_ms()),
         seed,
     }

@@ -13,6 +13,7 @@ struct Process {
     start_unix_seconds: Option<f64>,
     open_fds: Option<u64>,
     max_fds: Option<u64>,
+    major_faults: Option<u64>,
 }
 
 /// Prometheus text of this process.
@@ -25,7 +26,18 @@ pub fn render() -> String {
     let mut process = parse(&stat, &boot, ticks.max(1) as f64, page.max(0) as u64);
     process.open_fds = fs::read_dir("/proc/self/fd").ok().map(|entries| entries.count() as u64);
     process.max_fds = Some(soft_limit(libc::RLIMIT_NOFILE));
+    process.major_faults = major_faults();
     text(&process)
+}
+
+/// Of the thread that asks, which is the loop's: others may wait for the disk.
+fn major_faults() -> Option<u64> {
+    // SAFETY: the structure may be all zeros, and is the caller's to be filled.
+    let usage = unsafe {
+        let mut usage: libc::rusage = std::mem::zeroed();
+        (libc::getrusage(libc::RUSAGE_THREAD, &mut usage) == 0).then_some(usage)
+    };
+    u64::try_from(usage?.ru_majflt).ok()
 }
 
 fn parse(stat: &str, boot: &str, ticks_per_second: f64, page_bytes: u64) -> Process {
@@ -46,6 +58,7 @@ fn parse(stat: &str, boot: &str, ticks_per_second: f64, page_bytes: u64) -> Proc
         start_unix_seconds: field(22).zip(boot_seconds).map(|(at, boot)| boot + seconds(at)),
         open_fds: None,
         max_fds: None,
+        major_faults: None,
     }
 }
 
@@ -83,6 +96,12 @@ fn text(process: &Process) -> String {
             "Virtual memory size in bytes.",
             count(process.virtual_bytes),
         ),
+        (
+            "ringd_major_faults_total",
+            "counter",
+            "Accesses to memory for which the event loop had to wait for the disk.",
+            count(process.major_faults),
+        ),
     ];
     let mut out = String::new();
     for (name, kind, help, value) in metrics {
@@ -113,6 +132,7 @@ mod tests {
                 start_unix_seconds: Some(1_700_000_010.0),
                 open_fds: None,
                 max_fds: None,
+                major_faults: None,
             }
         );
     }
@@ -133,6 +153,7 @@ mod tests {
             "process_resident_memory_bytes ",
             "process_start_time_seconds ",
             "process_virtual_memory_bytes ",
+            "ringd_major_faults_total ",
         ] {
             assert!(out.lines().any(|line| line.starts_with(name)), "{name} in {out}");
         }

@@ -27,7 +27,7 @@ use super::segments::Created;
 use super::snapshot_disk::{Done, SnapshotDisk};
 use super::socket::{Input, Sent};
 use super::store_disk::{Grown, StoreDisk};
-use super::{fatal, uring};
+use super::{fatal, sigbus, uring};
 use crate::node::{SnapshotOp, StopReason};
 use crate::rpc::{ConnId, ListenerKind, Server};
 use crate::store;
@@ -74,6 +74,7 @@ impl Core {
         peers: Peers,
     ) -> Rc<Core> {
         let fds = uring::soft_limit(libc::RLIMIT_NOFILE).saturating_sub(FDS_RESERVED);
+        store_disk.read_through(server.node().applier.store.warmer());
         Rc::new(Core {
             server: RefCell::new(server),
             clock,
@@ -143,6 +144,7 @@ impl Core {
     /// Nothing is left that a client or the disk still waits for.
     pub fn is_drained(&self) -> bool {
         self.server.borrow().is_drained()
+            && self.server.borrow().is_stopped()
             && !self.log_disk.write_in_flight()
             && !self.connections.borrow().values().any(|connection| connection.is_stalled())
     }
@@ -175,6 +177,7 @@ impl Core {
     }
 
     async fn turn(self: &Rc<Self>) {
+        let started = Instant::now();
         let turned = self.server.borrow_mut().turn(self.clock.now_ms());
         if let Err(corruption) = turned {
             fatal::corruption(&corruption);
@@ -185,12 +188,16 @@ impl Core {
         self.start_snapshot_operations();
         let mut dirty = self.dirty.take();
         self.server.borrow_mut().drain_dirty(&mut dirty);
+        let mut busy = started.elapsed();
         if writes_log && dirty.len() >= FENCE_CONNECTIONS_MIN {
             self.log_disk.fence().await;
         }
+        let started = Instant::now();
         self.flush_all(dirty);
         self.resume_paused();
         self.end_half_closed();
+        busy += started.elapsed();
+        self.server.borrow_mut().metrics().turned(busy.as_secs_f64());
     }
 
     // What the tasks report.
@@ -288,13 +295,46 @@ impl Core {
     }
 
     fn start_store_operations(self: &Rc<Self>) {
+        let mut writes = Vec::new();
         while self.store_disk.borrow().in_flight() < STORE_OPS_IN_FLIGHT_MAX {
             let next = self.server.borrow_mut().next_store_op();
-            let Some((id, op)) = next else { return };
-            let core = self.clone();
+            let Some((id, op)) = next else { break };
             self.store_disk.borrow().started();
+            if let store::Op::Write { offset, data } = op {
+                writes.push((id, (offset, data)));
+                continue;
+            }
+            let core = self.clone();
             glommio::spawn_local(async move { core.store_operation(id, op).await }).detach();
         }
+        if !writes.is_empty() {
+            // One pass through the other thread for all of them.
+            let core = self.clone();
+            glommio::spawn_local(async move { core.write_store(writes).await }).detach();
+        }
+        let window = self.server.borrow_mut().scrub_window(self.clock.now_ms());
+        if let Some(range) = window {
+            let core = self.clone();
+            let look = async move {
+                let disk = core.store_disk.borrow().clone();
+                disk.read_ahead(range).await;
+                core.server.borrow_mut().scrub(core.clock.now_ms());
+                core.wake.notify();
+            };
+            glommio::spawn_local(look).detach();
+        }
+    }
+
+    async fn write_store(&self, writes: Vec<(store::OpId, (u64, Vec<u8>))>) {
+        let (ids, pieces): (Vec<_>, Vec<_>) = writes.into_iter().unzip();
+        let disk = self.store_disk.borrow().clone();
+        disk.write(pieces).await;
+        let now_ms = self.clock.now_ms();
+        for id in ids {
+            disk.finished();
+            self.server.borrow_mut().store_op_done(id, now_ms);
+        }
+        self.wake.notify();
     }
 
     async fn store_operation(&self, id: store::OpId, op: store::Op) {
@@ -325,10 +365,13 @@ impl Core {
             Done::Created(store) => server.snapshot_created(store),
             Done::Store(id) => server.snapshot_store_op_done(id),
             Done::Installed(disk) => {
-                self.store_disk.replace(disk);
                 if let Err(corruption) = server.snapshot_installed(self.clock.now_ms()) {
                     fatal::corruption(&corruption);
                 }
+                let map = server.node().applier.store.warmer();
+                sigbus::install(map);
+                disk.read_through(map);
+                self.store_disk.replace(disk);
                 tracing::info!("the state of another member was installed");
             }
             Done::Discarded => server.snapshot_discarded(),

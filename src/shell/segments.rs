@@ -9,13 +9,14 @@
 //!    the next start. Torn between rename and the last sync: either name may be found; both are fine,
 //!    since nothing has been written into the segment yet.
 
-use super::limits::{DIRECT_ALIGN, ZERO_PIECE_BYTES};
+use super::limits::{DIRECT_ALIGN, ZERO_PAUSE_MAX, ZERO_PAUSES, ZERO_PIECE_BYTES};
 use super::{fatal, files};
 use std::ffi::OsStr;
 use std::fs::{File, OpenOptions};
 use std::io;
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
+use std::time::Instant;
 use wal::{SegmentId, SegmentSource};
 
 const SUFFIX: &str = ".log";
@@ -46,7 +47,9 @@ pub fn write_probe(dir: &Path, content: &[u8]) -> io::Result<PathBuf> {
 /// Makes a segment of `len` zero bytes, durably. On any error the temporary file is gone again.
 pub fn create(dir: &Path, segment: SegmentId, len: u64, direct: bool) -> io::Result<()> {
     let temp = dir.join(temp_name(segment));
-    let made = fill(&temp, len, direct)
+    // Somebody waits for the first one only.
+    let paced = segment != SegmentId::FIRST;
+    let made = fill(&temp, len, direct, paced)
         .and_then(|()| std::fs::rename(&temp, dir.join(segment.file_name())))
         .and_then(|()| files::sync_dir(dir));
     if made.is_err() {
@@ -56,20 +59,20 @@ pub fn create(dir: &Path, segment: SegmentId, len: u64, direct: bool) -> io::Res
     made
 }
 
-fn fill(temp: &Path, len: u64, direct: bool) -> io::Result<()> {
+fn fill(temp: &Path, len: u64, direct: bool, paced: bool) -> io::Result<()> {
     let file = files::create(temp)?;
     files::preallocate(&file, len)?;
     let zeroed = if direct {
         let direct = OpenOptions::new().write(true).custom_flags(libc::O_DIRECT).open(temp)?;
-        write_zeros(&direct, len)
+        write_zeros(&direct, len, paced)
     } else {
-        write_zeros(&file, len)
+        write_zeros(&file, len, paced)
     };
     zeroed?;
     file.sync_all()
 }
 
-fn write_zeros(file: &File, len: u64) -> io::Result<()> {
+fn write_zeros(file: &File, len: u64, paced: bool) -> io::Result<()> {
     // O_DIRECT wants an aligned address, which a vector has somewhere in its first few KiB.
     let memory = vec![0; ZERO_PIECE_BYTES + DIRECT_ALIGN];
     let skip = memory.as_ptr().align_offset(DIRECT_ALIGN);
@@ -77,8 +80,12 @@ fn write_zeros(file: &File, len: u64) -> io::Result<()> {
     while offset < len {
         let piece = usize::try_from(len - offset).unwrap_or(usize::MAX).min(ZERO_PIECE_BYTES);
         let zeros = memory.get(skip..skip + piece).ok_or(io::ErrorKind::InvalidInput)?;
+        let started = Instant::now();
         file.write_all_at(zeros, offset)?;
         offset += piece as u64;
+        if paced {
+            std::thread::sleep((started.elapsed() * ZERO_PAUSES).min(ZERO_PAUSE_MAX));
+        }
     }
     Ok(())
 }
@@ -129,6 +136,29 @@ impl Segments {
     }
 }
 
+/// The content of a file most of which is zero, as a segment's is: memory that is zero by itself is
+/// not touched, which costs more than reading does.
+fn read_sparsely(file: &File) -> io::Result<Vec<u8>> {
+    let too_long = |_| io::Error::from(io::ErrorKind::FileTooLarge);
+    let mut content = vec![0; usize::try_from(file.metadata()?.len()).map_err(too_long)?];
+    let mut piece = vec![0; ZERO_PIECE_BYTES];
+    let mut offset = 0;
+    for target in content.chunks_mut(ZERO_PIECE_BYTES) {
+        let piece = piece.get_mut(..target.len()).ok_or(io::ErrorKind::InvalidInput)?;
+        file.read_exact_at(piece, offset)?;
+        if !is_zero(piece) {
+            target.copy_from_slice(piece);
+        }
+        offset += target.len() as u64;
+    }
+    Ok(content)
+}
+
+fn is_zero(bytes: &[u8]) -> bool {
+    // In steps that the compiler makes one instruction of several bytes of.
+    bytes.chunks(64).all(|chunk| chunk.iter().fold(0, |all, byte| all | byte) == 0)
+}
+
 impl SegmentSource for Segments {
     fn list(&mut self) -> io::Result<Vec<(SegmentId, u64)>> {
         list(&self.dir)
@@ -139,7 +169,7 @@ impl SegmentSource for Segments {
         let path = self.dir.join(segment.file_name());
         let file = File::open(&path)?;
         files::settle(&file, self.unclean)?;
-        std::fs::read(&path)
+        read_sparsely(&file)
     }
 }
 
@@ -229,6 +259,21 @@ mod tests {
         create(temp.path(), SegmentId(1), 4096, false).unwrap();
         let mut segments = Segments::open(temp.path(), false).unwrap();
         assert_eq!(segments.read(SegmentId(1)).unwrap(), [0; 4096]);
+    }
+
+    #[test]
+    fn a_file_is_read_as_it_is_wherever_its_zeros_are() {
+        let temp = tempfile::tempdir().unwrap();
+        let path = temp.path().join("segment");
+        let len = 2 * ZERO_PIECE_BYTES + 4096;
+        for at in [None, Some(0), Some(ZERO_PIECE_BYTES + 77), Some(len - 1)] {
+            let mut content = vec![0; len];
+            if let Some(at) = at {
+                content[at] = 1;
+            }
+            std::fs::write(&path, &content).unwrap();
+            assert!(read_sparsely(&File::open(&path).unwrap()).unwrap() == content, "{at:?}");
+        }
     }
 
     #[test]

@@ -4,17 +4,25 @@
 //! never with O_DIRECT. The order of writes and syncs is the store's: it hands out a sync only when
 //! every write before it was reported done. What fails ends the process, except a full disk when the
 //! file grows.
+//!
+//! The disk is shared with the log, whose next sync waits for everything that the disk was given
+//! before. So pages are not left in the cache for the sync at the end: a blocking thread writes some
+//! of them, begins their write-back at once, and waits for that of the ones before. The sync then
+//! finds next to nothing to do, and what is on its way to the disk at any time is small.
 
-use super::glommio_files::{self, blocking, plain};
+use super::glommio_files::{blocking, plain};
 use super::limits::ZERO_PIECE_BYTES;
 use super::{fatal, files};
-use crate::store;
+use crate::store::{self, Warmer};
 use glommio::io::{BufferedFile, OpenOptions};
 use std::cell::{Cell, RefCell};
 use std::fs::File;
 use std::io;
+use std::ops::Range;
+use std::os::fd::{AsRawFd, BorrowedFd};
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 /// What became of a growth.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -27,7 +35,13 @@ pub enum Grown {
 pub struct StoreDisk {
     path: RefCell<PathBuf>,
     file: BufferedFile,
+    /// The same open file, for the blocking thread.
+    shared: Arc<File>,
+    /// Of the map through which the file is read, if it is.
+    warmer: Cell<Option<Warmer>>,
     no_fsync: bool,
+    /// What was written last, and may be on its way to the disk.
+    written_last: RefCell<Vec<Range<u64>>>,
     in_flight: Cell<usize>,
     /// A full disk has been met and told of.
     full: Cell<bool>,
@@ -35,12 +49,19 @@ pub struct StoreDisk {
 
 impl StoreDisk {
     pub async fn open(path: &Path, no_fsync: bool) -> io::Result<StoreDisk> {
-        let file = OpenOptions::new().write(true).buffered_open(path).await.map_err(plain)?;
+        let mut options = OpenOptions::new();
+        let file = options.read(true).write(true).buffered_open(path).await.map_err(plain)?;
         files::hold(&file)?;
+        // SAFETY: the descriptor is open, and stays so beyond the call.
+        let borrowed = unsafe { BorrowedFd::borrow_raw(file.as_raw_fd()) };
+        let shared = Arc::new(File::from(borrowed.try_clone_to_owned()?));
         Ok(StoreDisk {
             path: RefCell::new(path.to_owned()),
             file,
+            shared,
+            warmer: Cell::new(None),
             no_fsync,
+            written_last: RefCell::default(),
             in_flight: Cell::new(0),
             full: Cell::new(false),
         })
@@ -49,6 +70,11 @@ impl StoreDisk {
     /// The file has another name now.
     pub fn renamed(&self, path: &Path) {
         self.path.replace(path.to_owned());
+    }
+
+    /// The file is read through this map from now on.
+    pub fn read_through(&self, map: Warmer) {
+        self.warmer.set(Some(map));
     }
 
     /// Operations started and not finished.
@@ -68,7 +94,7 @@ impl StoreDisk {
     pub async fn run(&self, op: store::Op) -> Grown {
         match op {
             store::Op::Grow { len } => return self.grow(len).await,
-            store::Op::Write { offset, data } => self.write(offset, data).await,
+            store::Op::Write { offset, data } => self.write(vec![(offset, data)]).await,
             store::Op::Sync => self.sync().await,
             store::Op::Truncate { len } => self.truncate(len).await,
         }
@@ -105,10 +131,58 @@ impl StoreDisk {
         Grown::Done
     }
 
-    pub async fn write(&self, offset: u64, data: Vec<u8>) {
-        if let Err(error) = glommio_files::write(&self.file, offset, data).await {
-            fatal::disk("write store", &self.path.borrow(), Some(offset), &error);
+    /// Writes pages that lie apart from each other, and begins to send them to the disk.
+    pub async fn write(&self, pieces: Vec<(u64, Vec<u8>)>) {
+        let first = pieces.first().map(|(offset, _)| *offset);
+        let range = |(offset, data): &(u64, Vec<u8>)| *offset..*offset + data.len() as u64;
+        let ranges: Vec<Range<u64>> = pieces.iter().map(range).collect();
+        let before = self.written_last.replace(ranges.clone());
+        let (file, warmer, no_fsync) = (self.shared.clone(), self.warmer.get(), self.no_fsync);
+        let written = blocking(move || {
+            for (offset, data) in &pieces {
+                file.write_all_at(data, *offset)?;
+            }
+            for range in ranges {
+                // While they are being written back, an access that is the first one could wait.
+                if let Some(map) = warmer {
+                    map.warm(range.clone());
+                }
+                if !no_fsync {
+                    write_back(&file, &range, libc::SYNC_FILE_RANGE_WRITE)?;
+                }
+            }
+            for range in before.iter().filter(|_| !no_fsync) {
+                write_back(&file, range, libc::SYNC_FILE_RANGE_WAIT_BEFORE)?;
+            }
+            Ok(())
+        })
+        .await;
+        if let Err(error) = written {
+            fatal::disk("write store", &self.path.borrow(), first, &error);
         }
+    }
+
+    /// Reads a part of the file into the page cache. What cannot be read is found by who needs it.
+    pub async fn read_ahead(&self, range: Range<u64>) {
+        let (file, warmer) = (self.shared.clone(), self.warmer.get());
+        let read = blocking(move || {
+            let mut piece = vec![0; ZERO_PIECE_BYTES];
+            let mut offset = range.start;
+            while offset < range.end {
+                let wanted = usize::try_from(range.end - offset).unwrap_or(usize::MAX);
+                let len = wanted.min(piece.len());
+                let read = file.read_at(piece.get_mut(..len).unwrap_or_default(), offset)?;
+                if read == 0 {
+                    break;
+                }
+                offset += read as u64;
+            }
+            if let Some(map) = warmer {
+                map.warm(range);
+            }
+            Ok(())
+        });
+        let _ = read.await;
     }
 
     pub async fn sync(&self) {
@@ -124,6 +198,24 @@ impl StoreDisk {
         if let Err(error) = self.file.truncate(len).await {
             fatal::disk("truncate store", &self.path.borrow(), Some(len), &plain(error));
         }
+    }
+}
+
+/// Begins the write-back of a range, or waits for it. It promises nothing about what a crash leaves;
+/// the sync does.
+fn write_back(file: &File, range: &Range<u64>, flags: libc::c_uint) -> io::Result<()> {
+    let offset = libc::off64_t::try_from(range.start).map_err(io::Error::other)?;
+    let len = libc::off64_t::try_from(range.end - range.start).map_err(io::Error::other)?;
+    // SAFETY: only numbers are handed over, and the file is open.
+    if unsafe { libc::sync_file_range(file.as_raw_fd(), offset, len, flags) } == 0 {
+        return Ok(());
+    }
+    let error = io::Error::last_os_error();
+    match error.raw_os_error() {
+        // The disk has refused a page: no sync after this one could be believed.
+        Some(libc::EIO | libc::ENOSPC | libc::EDQUOT) => Err(error),
+        // The call is not there, or not for this kind of file: the sync does it all.
+        _ => Ok(()),
     }
 }
 

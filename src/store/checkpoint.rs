@@ -3,7 +3,8 @@
 //! # The order of writes
 //!
 //! 0. Grow: the file is extended, and the extension synced. Left out: a meta could name pages that
-//!    the file does not have, and reading them through the map would end the process.
+//!    the file does not have, and reading them through the map would end the process. More than is
+//!    needed is asked for, so that on a disk that gets full there is room left for what frees space.
 //! 1. Dirty pages of the commit go to pages that no durable meta reaches (`Space`). Lost, torn,
 //!    reordered: unreachable, harmless.
 //! 2. Sync. Swapped with 3: a meta could name pages that never arrived.
@@ -23,7 +24,8 @@
 use super::Store;
 use super::frames::FrameId;
 use super::limits::{
-    GROW_BYTES_MAX, GROW_BYTES_MIN, PAGE_SIZE, WRITE_BYTES_MAX, WRITES_IN_FLIGHT_MAX,
+    GROW_BYTES_MAX, GROW_BYTES_MIN, GROW_SHARE, PAGE_SIZE, WRITE_BYTES_IN_FLIGHT_MAX,
+    WRITE_BYTES_MAX, WRITES_IN_FLIGHT_MAX,
 };
 use super::meta::Meta;
 use super::node::Node;
@@ -72,11 +74,27 @@ struct Running {
     needs_bytes: u64,
     /// Dirty pages below have been handed out.
     next_page: u32,
+    /// The disk had no room for more than is needed, so no more is asked for.
+    grown: bool,
+    /// Dirty bytes at the beginning, and those of them handed out since.
+    total_bytes: u64,
+    handed_out_bytes: u64,
+}
+
+/// How far a checkpoint has come.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct CheckpointProgress {
+    /// Bytes of pages that have been handed out for writing, of about so many.
+    pub handed_out_bytes: u64,
+    pub total_bytes: u64,
+    /// Its pages are being written, or will be. What follows, syncs and the meta, is not spread.
+    pub writing: bool,
 }
 
 struct InFlight {
     id: OpId,
     kind: Kind,
+    bytes: usize,
 }
 
 enum Kind {
@@ -97,6 +115,7 @@ pub(super) struct Checkpoints {
     durable_mark: u64,
     running: Option<Running>,
     in_flight: SmallVec<[InFlight; WRITES_IN_FLIGHT_MAX]>,
+    in_flight_bytes: usize,
     last_op: u64,
     /// The last growth met a full disk: the next one asks for no more than it needs.
     short_of_space: bool,
@@ -111,6 +130,7 @@ impl Checkpoints {
             durable_mark,
             running: None,
             in_flight: SmallVec::new(),
+            in_flight_bytes: 0,
             last_op: 0,
             short_of_space: false,
             growth_bytes_min: GROW_BYTES_MIN,
@@ -120,7 +140,14 @@ impl Checkpoints {
     /// Space beyond what is needed: growing and cutting in steps costs fewer syncs.
     fn slack(&self, needs_bytes: u64) -> u64 {
         let page = PAGE_SIZE as u64;
-        (needs_bytes / 16).clamp(self.growth_bytes_min, GROW_BYTES_MAX) / page * page
+        (needs_bytes / GROW_SHARE).clamp(self.growth_bytes_min, GROW_BYTES_MAX) / page * page
+    }
+
+    /// The part of the slack that a checkpoint leaves, if the disk has it: what deletions and
+    /// compactions write to when the disk is full, until a checkpoint has freed what they give up.
+    fn reserve(&self, needs_bytes: u64) -> u64 {
+        let page = PAGE_SIZE as u64;
+        self.slack(needs_bytes) / 2 / page * page
     }
 
     pub fn durable_no(&self) -> u64 {
@@ -130,7 +157,9 @@ impl Checkpoints {
     fn hand_out(&mut self, kind: Kind, op: Op) -> Option<(OpId, Op)> {
         self.last_op += 1;
         let id = OpId(self.last_op);
-        self.in_flight.push(InFlight { id, kind });
+        let bytes = if let Op::Write { data, .. } = &op { data.len() } else { 0 };
+        self.in_flight_bytes += bytes;
+        self.in_flight.push(InFlight { id, kind, bytes });
         Some((id, op))
     }
 }
@@ -145,8 +174,20 @@ impl Store {
         self.checkpoints.running.is_some()
     }
 
-    /// The last checkpoint was given up because the file could not grow, and none has succeeded
-    /// since.
+    pub fn checkpoint_progress(&self) -> Option<CheckpointProgress> {
+        self.checkpoints.running.as_ref().map(|running| CheckpointProgress {
+            handed_out_bytes: running.handed_out_bytes,
+            total_bytes: running.total_bytes,
+            writing: matches!(running.phase, Phase::Grow | Phase::Pages),
+        })
+    }
+
+    /// Bytes that a checkpoint leaves behind the last page in use, if the disk has them.
+    pub fn reserve_bytes(&self) -> u64 {
+        self.checkpoints.reserve(self.extent_bytes())
+    }
+
+    /// The last attempt to let the file grow met a full disk, and the reserve has not come back since.
     pub fn is_short_of_space(&self) -> bool {
         self.checkpoints.short_of_space
     }
@@ -181,6 +222,9 @@ impl Store {
             phase: Phase::Grow,
             needs_bytes: bytes_of(meta.page_count),
             next_page: 0,
+            grown: false,
+            total_bytes: self.dirty_bytes(),
+            handed_out_bytes: 0,
         });
         true
     }
@@ -194,13 +238,15 @@ impl Store {
             let idle = self.checkpoints.in_flight.is_empty();
             match running.phase {
                 Phase::Grow
-                    if running.needs_bytes <= file_len
+                    if (running.grown && running.needs_bytes <= file_len)
                         || mutants::is_on(Mutant::WriteWithoutGrowth) =>
                 {
                     running.phase = Phase::Pages;
                 }
                 Phase::Pages => {
-                    if self.checkpoints.in_flight.len() >= WRITES_IN_FLIGHT_MAX {
+                    if self.checkpoints.in_flight.len() >= WRITES_IN_FLIGHT_MAX
+                        || self.checkpoints.in_flight_bytes >= WRITE_BYTES_IN_FLIGHT_MAX
+                    {
                         return None;
                     }
                     if let Some(op) = self.next_write() {
@@ -216,9 +262,23 @@ impl Store {
                 Phase::Grow => {
                     let needs = running.needs_bytes;
                     let checkpoints = &self.checkpoints;
-                    let slack =
-                        if checkpoints.short_of_space { 0 } else { checkpoints.slack(needs) };
-                    let len = (needs + slack).min(self.reserved_bytes()).max(needs);
+                    let short = checkpoints.short_of_space;
+                    let slack = if short && needs > file_len {
+                        0
+                    } else if short {
+                        checkpoints.reserve(needs)
+                    } else {
+                        checkpoints.slack(needs)
+                    };
+                    let enough = needs + slack.min(checkpoints.reserve(needs));
+                    let most = self.reserved_bytes();
+                    if enough.min(most) <= file_len {
+                        // The reserve is there, however it came about.
+                        self.checkpoints.short_of_space = false;
+                        self.set_grown();
+                        continue;
+                    }
+                    let len = (needs + slack).min(most).max(needs);
                     return self.checkpoints.hand_out(Kind::Grow { len }, Op::Grow { len });
                 }
                 Phase::SyncPages => return self.checkpoints.hand_out(Kind::SyncPages, Op::Sync),
@@ -252,6 +312,7 @@ impl Store {
             Kind::Grow { len } => {
                 self.pages.set_file_pages((len / PAGE_SIZE as u64) as u32);
                 self.checkpoints.short_of_space = false;
+                self.set_grown();
             }
             Kind::Pages(frames) => {
                 for (id, count) in frames {
@@ -279,7 +340,8 @@ impl Store {
         }
     }
 
-    /// A `Grow` has met a full disk. The checkpoint is given up; the next one tries again.
+    /// A `Grow` has met a full disk. The checkpoint goes on if the file is long enough for it, else
+    /// it is given up; the next one tries again.
     ///
     /// # Panics
     /// If the operation is not outstanding, or not a `Grow`.
@@ -287,6 +349,10 @@ impl Store {
         let kind = self.take_in_flight(id);
         assert!(matches!(kind, Kind::Grow { .. }), "only growing may meet a full disk");
         self.checkpoints.short_of_space = true;
+        let file_len = self.file_len();
+        if self.checkpoints.running.as_ref().is_some_and(|run| run.needs_bytes <= file_len) {
+            return self.set_grown();
+        }
         self.checkpoints.running = None;
         self.space.checkpoint_abandoned(&mut self.pages);
     }
@@ -295,7 +361,15 @@ impl Store {
         let in_flight = &mut self.checkpoints.in_flight;
         let index =
             in_flight.iter().position(|op| op.id == id).expect("an operation not handed out");
-        in_flight.swap_remove(index).kind
+        let done = in_flight.swap_remove(index);
+        self.checkpoints.in_flight_bytes -= done.bytes;
+        done.kind
+    }
+
+    fn set_grown(&mut self) {
+        if let Some(running) = &mut self.checkpoints.running {
+            running.grown = true;
+        }
     }
 
     fn set_phase(&mut self, phase: Phase) {
@@ -354,6 +428,7 @@ impl Store {
         if data.is_empty() {
             return None;
         }
+        running.handed_out_bytes += data.len() as u64;
         self.checkpoints.hand_out(Kind::Pages(frames), Op::Write { offset, data })
     }
 

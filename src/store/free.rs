@@ -85,6 +85,9 @@ struct Group {
     stale: bool,
 }
 
+/// Freed pages that are sent on at a time when their pin has gone: about 100 microseconds.
+const UNPINNED_SLICE: usize = 2048;
+
 pub struct Space {
     /// Pages that have ever been handed out and not been cut off since, the metas included.
     page_count: u32,
@@ -99,6 +102,8 @@ pub struct Space {
     durable: Pin,
     checkpoint: Option<Pin>,
     readers: Vec<Reader>,
+    /// Freed pages whose pin has gone, to be sent on in slices.
+    unpinned: Vec<Freed>,
     /// All pages ever handed out, for the model that the reuse rule is tested against.
     #[cfg(test)]
     pub handed_out: Vec<PageId>,
@@ -297,8 +302,11 @@ impl Space {
         }
     }
 
-    fn route_all(&mut self, pages: &mut Pages, freed: Vec<Freed>) {
-        for freed in freed {
+    /// Sends on what waited for a pin that has gone, a slice of it: an old reader may have held a
+    /// large part of the store. Waiting longer is safe: later pins do not reach it.
+    fn route_unpinned(&mut self, pages: &mut Pages) {
+        let rest = self.unpinned.len().saturating_sub(UNPINNED_SLICE);
+        for freed in self.unpinned.split_off(rest) {
             self.route(pages, freed);
         }
     }
@@ -306,8 +314,9 @@ impl Space {
     pub fn commit(&mut self, pages: &mut Pages, txn: TxnId) {
         assert!(txn > self.last_commit, "transactions are committed in order");
         self.last_commit = txn;
-        let freed = std::mem::take(&mut self.uncommitted);
-        self.route_all(pages, freed);
+        for freed in std::mem::take(&mut self.uncommitted) {
+            self.route(pages, freed);
+        }
         self.drop_readers(pages);
     }
 
@@ -322,7 +331,7 @@ impl Space {
         self.readers.last().map(|reader| &reader.root).filter(|root| root.txn == self.last_commit)
     }
 
-    /// Lets go what nobody holds any more.
+    /// Lets go what nobody holds any more, a slice of it at a time.
     pub fn drop_readers(&mut self, pages: &mut Pages) {
         let mut index = 0;
         while let Some(reader) = self.readers.get(index) {
@@ -331,8 +340,22 @@ impl Space {
                 continue;
             }
             let blocked = self.readers.remove(index).blocked;
-            self.route_all(pages, blocked);
+            self.unpin(blocked);
         }
+        self.route_unpinned(pages);
+    }
+
+    fn unpin(&mut self, mut blocked: Vec<Freed>) {
+        if self.unpinned.is_empty() {
+            self.unpinned = blocked;
+        } else {
+            self.unpinned.append(&mut blocked);
+        }
+    }
+
+    /// Whether there is more to let go than one slice did.
+    pub fn is_letting_go(&self) -> bool {
+        !self.unpinned.is_empty()
     }
 
     pub fn reader_count(&self) -> usize {
@@ -356,13 +379,15 @@ impl Space {
     pub fn checkpoint_durable(&mut self, pages: &mut Pages) {
         let pin = self.checkpoint.take().expect("a checkpoint that has not begun is done");
         let before = std::mem::replace(&mut self.durable, pin);
-        self.route_all(pages, before.blocked);
+        self.unpin(before.blocked);
+        self.route_unpinned(pages);
     }
 
     /// The checkpoint in flight will not be: not a byte of it has been written.
     pub fn checkpoint_abandoned(&mut self, pages: &mut Pages) {
         let pin = self.checkpoint.take().expect("a checkpoint that has not begun is given up");
-        self.route_all(pages, pin.blocked);
+        self.unpin(pin.blocked);
+        self.route_unpinned(pages);
     }
 
     /// The first page number behind the store.
@@ -394,7 +419,8 @@ impl Space {
     pub fn pending(&self) -> impl Iterator<Item = &Freed> {
         let readers = self.readers.iter().flat_map(|reader| &reader.blocked);
         let checkpoint = self.checkpoint.iter().flat_map(|pin| &pin.blocked);
-        self.uncommitted.iter().chain(&self.durable.blocked).chain(checkpoint).chain(readers)
+        let waiting = self.uncommitted.iter().chain(&self.unpinned);
+        waiting.chain(&self.durable.blocked).chain(checkpoint).chain(readers)
     }
 
     /// Gives up available pages at the end.
@@ -516,6 +542,7 @@ impl Space {
             durable: Pin { txn: TxnId(0), blocked: Vec::new() },
             checkpoint: None,
             readers: Vec::new(),
+            unpinned: Vec::new(),
             #[cfg(test)]
             handed_out: Vec::new(),
         }

@@ -30,17 +30,24 @@ pub const GROUP_PAGES: u32 = ((PAGE_SIZE - 32) / 2 * 8) as u32;
 /// GiB.
 pub const GROUPS_MAX: usize = (PAGE_SIZE - 416) / 4;
 
-/// Largest write a checkpoint hands out: large enough for the disk, and copying it takes tens of
-/// microseconds, so that the loop is not held.
-pub const WRITE_BYTES_MAX: usize = 256 * 1024;
+/// Largest write a checkpoint hands out: a step of its pace, and copying it takes some microseconds, so
+/// that the loop is not held.
+pub const WRITE_BYTES_MAX: usize = 64 * 1024;
 
-/// Writes handed out and not yet done. Bounds the memory of a checkpoint to 2 MiB.
-pub const WRITES_IN_FLIGHT_MAX: usize = 8;
+/// Writes handed out and not yet done: as many as the shell carries out at one go. Pages that lie
+/// apart are a write each.
+pub const WRITES_IN_FLIGHT_MAX: usize = 32;
 
-/// The file grows by a sixteenth of itself, within these bounds: few growths (each costs a sync of
-/// the file's metadata), and little unused space.
+/// Bytes of these writes after which no further one is handed out: what a disk takes in a few
+/// milliseconds, so that a write of the log waits behind no more than that.
+pub const WRITE_BYTES_IN_FLIGHT_MAX: usize = 256 * 1024;
+
+/// The file grows by this share of itself, within the bounds below: few growths (each costs a sync
+/// of the file's metadata), and little unused space.
+pub const GROW_SHARE: u64 = 32;
+/// See [`GROW_SHARE`].
 pub const GROW_BYTES_MIN: u64 = 1 << 20;
-/// See [`GROW_BYTES_MIN`].
+/// See [`GROW_SHARE`].
 pub const GROW_BYTES_MAX: u64 = 64 << 20;
 
 /// Frames kept for the next dirty pages: 16 MiB. Fresh memory costs page faults.

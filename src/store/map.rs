@@ -12,6 +12,7 @@ use super::page::Page;
 use memmap2::{MmapOptions, MmapRaw};
 use std::fs::File;
 use std::io;
+use std::ops::Range;
 use std::rc::Rc;
 
 pub struct Map {
@@ -52,6 +53,11 @@ impl Map {
         }
     }
 
+    /// What another thread needs to bring parts of the file into memory.
+    pub fn warmer(&self) -> Warmer {
+        Warmer { base: self.base as usize, reserved_bytes: self.reserved_bytes }
+    }
+
     pub fn reserved_bytes(&self) -> usize {
         self.reserved_bytes
     }
@@ -70,6 +76,37 @@ impl Map {
         // Nobody writes to these pages while they can be reached by a reader (module head), so the
         // slice does not change while it is borrowed.
         unsafe { std::slice::from_raw_parts(self.base.add(at).cast::<Page>(), count) }
+    }
+}
+
+/// Brings parts of the map into memory, from any thread, so that the thread that reads them does not
+/// wait for the disk. It is advice: it may be given for addresses that are not mapped any more.
+#[derive(Clone, Copy, Debug)]
+pub struct Warmer {
+    base: usize,
+    reserved_bytes: usize,
+}
+
+impl Warmer {
+    /// First address and length of the map.
+    pub fn addresses(&self) -> (usize, usize) {
+        (self.base, self.reserved_bytes)
+    }
+
+    /// Reads these bytes of the file and maps them, and returns when that is done. False if it cannot
+    /// be done: the kernel has no such call, or they lie beyond the end of the file.
+    pub fn warm(&self, range: Range<u64>) -> bool {
+        let start = range.start / PAGE_SIZE as u64 * PAGE_SIZE as u64;
+        let (Ok(start), Ok(end)) = (usize::try_from(start), usize::try_from(range.end)) else {
+            return false;
+        };
+        if start >= end || end > self.reserved_bytes {
+            return false;
+        }
+        let at = (self.base + start) as *mut libc::c_void;
+        // SAFETY: the call changes no memory, whatever is mapped at the addresses; it only makes the
+        // kernel read what is.
+        unsafe { libc::madvise(at, end - start, libc::MADV_POPULATE_READ) == 0 }
     }
 }
 

@@ -48,11 +48,11 @@ mod view;
 mod tests;
 
 pub use check::CheckReport;
-pub use checkpoint::{Op, OpId};
+pub use checkpoint::{CheckpointProgress, Op, OpId};
 pub use cursor::Cursor;
 pub use defrag::{DefragProgress, DefragState};
 pub use limits::{KEY_BYTES_MAX, PAGE_SIZE, TREES, VALUE_BYTES_MAX};
-pub use map::{Map, Memory};
+pub use map::{Map, Memory, Warmer};
 pub use memory::MemoryDisk;
 pub use open::{MetaSlot, OpenError, Options, initial_image};
 pub use page::{Corruption, PageId, Tree, TxnId};
@@ -164,6 +164,31 @@ impl Store {
     /// Bytes of the pages up to the last one in use or waiting: what the file could be cut to.
     pub fn extent_bytes(&self) -> u64 {
         u64::from(self.space.page_count()) * PAGE_SIZE as u64
+    }
+
+    /// What brings parts of the file into memory, for other threads.
+    pub fn warmer(&self) -> Warmer {
+        self.pages.warmer()
+    }
+
+    /// Bytes of the keys and values of all trees.
+    pub fn entry_bytes(&self) -> u64 {
+        self.roots.iter().map(|root| root.bytes).sum()
+    }
+
+    /// Lets go a slice of the pages whose last reader has gone.
+    pub fn let_go(&mut self) {
+        self.space.drop_readers(&mut self.pages);
+    }
+
+    /// Whether there is more to let go.
+    pub fn is_letting_go(&self) -> bool {
+        self.space.is_letting_go()
+    }
+
+    /// The first page in use from `from` on that is not within a run.
+    pub fn next_live(&self, from: PageId) -> Option<PageId> {
+        self.space.next_live(from)
     }
 
     /// Commits held by snapshots.

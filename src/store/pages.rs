@@ -8,7 +8,7 @@
 use super::bits::PageSet;
 use super::frames::{Frame, FrameId, Frames};
 use super::limits::{PAGE_SIZE, SPARE_BUFFERS_MAX};
-use super::map::Map;
+use super::map::{Map, Warmer};
 use super::node::{self, Node};
 use super::page::{
     Corruption, HEADER_BYTES, Header, KIND_INNER, KIND_LEAF, KIND_RUN, Page, PageId, TxnId,
@@ -88,6 +88,10 @@ impl Pages {
 
     pub fn file_pages(&self) -> u32 {
         self.file_pages
+    }
+
+    pub fn warmer(&self) -> Warmer {
+        self.map.warmer()
     }
 
     pub fn reserved_pages(&self) -> usize {

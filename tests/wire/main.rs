@@ -6,6 +6,7 @@
 mod backup;
 mod check;
 mod client;
+mod damage;
 mod differential;
 mod etcdctl;
 mod floods;

@@ -11,6 +11,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::mpsc::{self, RecvTimeoutError};
 use std::sync::{Arc, Mutex};
+use std::thread::JoinHandle;
 use std::time::Duration;
 
 use tempfile::TempDir;
@@ -91,6 +92,8 @@ pub struct Server {
 struct Running {
     child: Child,
     log: Arc<Mutex<Vec<String>>>,
+    /// They end when the outputs do.
+    readers: Vec<JoinHandle<()>>,
 }
 
 /// Why a server did not start: how it ended, and what it wrote.
@@ -191,6 +194,16 @@ impl Server {
         running.log.lock().expect("no poison").clone()
     }
 
+    /// The end of a process that ends by itself.
+    pub fn wait(&mut self) -> Ended {
+        let mut running = self.running.take().expect("the server runs");
+        let status = running.child.wait().expect("waiting for a child");
+        for reader in running.readers {
+            reader.join().expect("a reader");
+        }
+        Ended { status, log: take_log(&running.log) }
+    }
+
     /// SIGKILL: nothing of the process gets a last word.
     pub fn kill(&mut self) {
         let mut running = self.running.take().expect("the server runs");
@@ -254,10 +267,11 @@ fn launch(command: &mut Command) -> (Running, mpsc::Receiver<()>) {
         Box::new(child.stdout.take().expect("piped")),
         Box::new(child.stderr.take().expect("piped")),
     ];
+    let mut readers = Vec::new();
     for output in outputs {
         let log = Arc::clone(&log);
         let sender = sender.clone();
-        std::thread::spawn(move || {
+        readers.push(std::thread::spawn(move || {
             for line in BufReader::new(output).split(b'\n') {
                 let Ok(line) = line else { break };
                 let line = String::from_utf8_lossy(&line).into_owned();
@@ -267,9 +281,9 @@ fn launch(command: &mut Command) -> (Running, mpsc::Receiver<()>) {
                     let _ = sender.send(());
                 }
             }
-        });
+        }));
     }
-    (Running { child, log }, receiver)
+    (Running { child, log, readers }, receiver)
 }
 
 /// Runs a process that is expected to end by itself.

@@ -1,6 +1,8 @@
 //! No space left: by the quota, and on the disk itself. Writes are refused with etcd's NOSPACE, everything that frees
 //! space goes on, and nothing that was there is lost.
 
+use std::fs::File;
+use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
@@ -166,6 +168,14 @@ impl Disk {
         self.path().join("data.etcd")
     }
 
+    /// Somebody else's file takes all the space that is left.
+    fn fill_up(&self) -> File {
+        let mut file = File::create(self.path().join("ballast")).expect("a file");
+        let piece = vec![1; 64 << 10];
+        while file.write_all(&piece).is_ok() {}
+        file
+    }
+
     fn grow(&self) {
         let size = format!("remount,size={}m", DISK_MIB * 4);
         assert!(mount(&["-o", &size], self.path()), "the disk grows");
@@ -217,6 +227,54 @@ fn a_full_disk_raises_nospace_and_loses_nothing() {
         disarm(&client).await;
         let reply = put(&client, "again".to_owned(), LARGE_VALUE_BYTES).await;
         assert_eq!(reply.code(), 0, "{reply:?}");
+        assert_eq!(count(&client).await.0, 1);
+    });
+    drop(server);
+}
+
+/// Everything that frees space needs some: pages are never changed where a crash could need them. The member keeps it.
+#[test]
+fn on_a_full_disk_deletions_and_compactions_make_room_for_writes() {
+    let Some(disk) = Disk::mount() else {
+        return skip("a full disk", "this user may not mount a small file system");
+    };
+    let kind = Kind::Ringd;
+    let mut server = Server::start_at(kind, &[], &disk.data_dir());
+    block_on(async {
+        let client = Client::connect(server.client).await;
+        // What is left of the disk goes to somebody else, but for a part that the store fills.
+        let mut written = 0;
+        while written < 40 {
+            let reply = put(&client, format!("fill/{written}"), LARGE_VALUE_BYTES).await;
+            assert_eq!(reply.code(), 0, "{reply:?}");
+            written += 1;
+        }
+        let ballast = disk.fill_up();
+        let refusal = loop {
+            let reply = put(&client, format!("fill/{written}"), LARGE_VALUE_BYTES).await;
+            if reply.code() != 0 {
+                break reply;
+            }
+            written += 1;
+            assert!(written < DISK_MIB, "more is written than there is room for");
+        };
+        assert_exceeded(kind, &refusal);
+        refused_while_full(kind, &client).await;
+        assert_eq!(count(&client).await.0 as usize, written);
+
+        free(&client).await;
+        disarm(&client).await;
+        assert_eq!(count(&client).await.0, 0);
+        let reply = put(&client, "again".to_owned(), LARGE_VALUE_BYTES).await;
+        assert_eq!(reply.code(), 0, "{reply:?}");
+        assert!(
+            ballast.metadata().expect("the ballast").len() > 0,
+            "the disk was full all the time"
+        );
+
+        server.kill();
+        server.run().expect("it starts on a full disk");
+        let client = Client::connect(server.client).await;
         assert_eq!(count(&client).await.0, 1);
     });
     drop(server);

@@ -307,7 +307,7 @@ impl Node {
         self.applier = applier.map_err(crate::mvcc::MvccError::into_corruption)?;
         self.applier.notices.extend([Notice::StateReplaced, Notice::MembersChanged]);
         // A checkpoint of the former store ends with it.
-        self.checkpoint.finished(now_ms);
+        self.background.checkpoint.finished(now_ms);
         self.outgoing.counts.received += 1;
         assert!(
             members::configuration(&self.applier).is_ok(),

@@ -104,6 +104,7 @@ impl Bed {
             pending_max: 1000,
             patience_ms: 7000,
             retention: Retention::Off,
+            defrag_threshold_percent: 0,
             snapshot_count: LOG_KEPT.0,
             catch_up_entries: LOG_KEPT.1,
             corrupt_check_ms: None,

@@ -59,6 +59,7 @@ impl Bed {
             pending_max: PENDING_PROPOSALS_MAX,
             patience_ms: REQUEST_TIMEOUT_MS,
             retention: Retention::Off,
+            defrag_threshold_percent: 0,
             snapshot_count: 10_000,
             catch_up_entries: 5_000,
             corrupt_check_ms: None,

@@ -242,7 +242,9 @@ impl Simulation {
                 self.full_disks += 1;
                 store.no_space(id);
                 assert!(store.is_short_of_space());
-                self.checkpoint = None;
+                if !store.checkpoint_running() {
+                    self.checkpoint = None;
+                }
             }
             (_, Outcome::Failed) => self.failed = true,
         }
