@@ -14,19 +14,22 @@ use rustc_hash::FxHasher;
 use slab::Slab;
 use smallvec::SmallVec;
 
+/// A key that owns exactly its bytes.
+type Key = Box<[u8]>;
+
 /// The keys that a watcher wants. Owns exactly the bytes of its keys: there may be millions.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum KeyRange {
-    Single(Box<[u8]>),
+    Single(Key),
     /// From the first key up to, and without, the second.
-    Between(Box<[u8]>, Box<[u8]>),
-    From(Box<[u8]>),
+    Between(Key, Key),
+    From(Key),
 }
 
 impl KeyRange {
     /// The range of a request: no end means one key, the end `"\0"` means all keys from the first.
     pub fn new(key: Bytes, end: Bytes) -> KeyRange {
-        let own = |bytes: Bytes| Box::<[u8]>::from(&bytes[..]);
+        let own = |bytes: Bytes| Key::from(&bytes[..]);
         if end.is_empty() {
             KeyRange::Single(own(key))
         } else if end.as_ref() == b"\0" {
@@ -93,8 +96,8 @@ pub struct Group {
 #[derive(Default)]
 struct Ordered {
     stale: bool,
-    entries: Vec<(Box<[u8]>, Option<Box<[u8]>>, GroupId)>,
-    reach: Vec<Option<Box<[u8]>>>,
+    entries: Vec<(Key, Option<Key>, GroupId)>,
+    reach: Vec<Option<Key>>,
 }
 
 #[derive(Default)]
@@ -217,9 +220,9 @@ impl Groups {
 }
 
 impl Ordered {
-    fn new(mut entries: Vec<(Box<[u8]>, Option<Box<[u8]>>, GroupId)>) -> Ordered {
+    fn new(mut entries: Vec<(Key, Option<Key>, GroupId)>) -> Ordered {
         entries.sort_unstable();
-        let mut reach: Vec<Option<Box<[u8]>>> = Vec::with_capacity(entries.len());
+        let mut reach: Vec<Option<Key>> = Vec::with_capacity(entries.len());
         for (_, end, _) in &entries {
             let farthest = match (reach.last(), end) {
                 (None, end) => end.clone(),
@@ -232,7 +235,7 @@ impl Ordered {
     }
 
     fn stab(&self, key: &[u8], found: &mut Vec<GroupId>) {
-        let behind = |end: &Option<Box<[u8]>>| end.as_ref().is_none_or(|end| key < end.as_ref());
+        let behind = |end: &Option<Key>| end.as_ref().is_none_or(|end| key < end.as_ref());
         let started = self.entries.partition_point(|(start, _, _)| start.as_ref() <= key);
         for index in (0..started).rev() {
             if !behind(&self.reach[index]) {
