@@ -233,14 +233,19 @@ impl<'m> WriteTxn<'m> {
         meta: KeyMeta,
         kv: KeyValue<'_>,
     ) -> Result<(), MvccError> {
-        if let Some(live) = newest.filter(|version| !version.meta.tombstone)
-            && !self.store.set_weight(KEY, key.version(live.revision), false)?
-        {
-            return Err(MvccError::damaged("a version of a key vanished"));
-        }
         let mut buffer = KeyMeta::buffer();
-        let weight = !meta.tombstone;
-        self.store.put(KEY, key.version(revision), meta.encode(&mut buffer), weight)?;
+        let (value, weight) = (meta.encode(&mut buffer), !meta.tombstone);
+        match newest.filter(|version| !version.meta.tombstone) {
+            None => self.store.put(KEY, key.version(revision), value, weight)?,
+            Some(live) => {
+                let mut former = KeyBuf::empty();
+                former.set_prefix(key.prefix());
+                let (key, former) = (key.version(revision), former.version(live.revision));
+                if !self.store.put_before(KEY, key, value, weight, former)? {
+                    return Err(MvccError::damaged("a version of a key vanished"));
+                }
+            }
+        }
         let record = NewRecord { prev: newest.map(|version| version.revision), kv };
         let len = record.encoded_len();
         self.store.put_with(REV, &revision.to_bytes(), len, false, |slice| record.encode(slice))?;

@@ -191,6 +191,12 @@ impl Store {
         self.space.next_live(from)
     }
 
+    /// Pages looked up so far.
+    #[cfg(test)]
+    pub fn page_lookups(&self) -> u64 {
+        self.pages.lookups.get()
+    }
+
     /// Commits held by snapshots.
     pub fn reader_count(&self) -> usize {
         self.space.reader_count()

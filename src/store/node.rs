@@ -133,6 +133,11 @@ impl<'a> Parts<'a> {
         }
     }
 
+    /// Whether it is this key.
+    pub fn is(self, key: &[u8]) -> bool {
+        key.len() == self.len() && key.starts_with(self.0) && key.ends_with(self.1)
+    }
+
     pub fn bytes(self) -> impl Iterator<Item = u8> + 'a {
         self.0.iter().chain(self.1).copied()
     }

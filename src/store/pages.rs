@@ -63,6 +63,9 @@ pub struct Pages {
     dirty_first: PageSet,
     /// Buffers for copies.
     spare: Vec<Box<Page>>,
+    /// Pages that were looked up: what a test holds a cost against.
+    #[cfg(test)]
+    pub lookups: Cell<u64>,
 }
 
 impl Pages {
@@ -79,6 +82,8 @@ impl Pages {
             frames: Frames::default(),
             dirty_first: PageSet::default(),
             spare: Vec::new(),
+            #[cfg(test)]
+            lookups: Cell::new(0),
         }
     }
 
@@ -116,6 +121,8 @@ impl Pages {
     /// The page `page`, whatever it is.
     #[inline]
     pub fn read(&self, page: PageId) -> Result<&Page, Corruption> {
+        #[cfg(test)]
+        self.lookups.set(self.lookups.get() + 1);
         match self.table.get(page) {
             SEEN => Ok(&self.map.pages(page.0, 1)[0]),
             UNSEEN => self.first_look(page),

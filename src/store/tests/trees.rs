@@ -1,6 +1,7 @@
 //! The trees against a `BTreeMap`.
 
 use super::*;
+use std::ops::Bound::{Excluded, Unbounded};
 
 fn new_store() -> (MemoryDisk, Store) {
     let disk = MemoryDisk::new(1 << 28, &Options { store_id: 7 });
@@ -28,6 +29,18 @@ fn random_steps(seed: u64, steps: u32, keys: u64) {
         } else if random.one_in(5) {
             let there = model.get_mut(&key[..]).map(|entry| entry.1 = weight).is_some();
             assert_eq!(store.set_weight(tree, &key, weight).unwrap(), there);
+        } else if random.one_in(4) {
+            // The neighbour behind it mostly, else one that need not be there.
+            let behind = model.range::<[u8], _>((Excluded(&key[..]), Unbounded)).next();
+            let former = match behind {
+                Some((former, _)) if !random.one_in(4) => former.to_vec(),
+                _ => random_key(&mut random, keys),
+            };
+            let value = random_value(&mut random);
+            let there = model.get_mut(&former[..]).map(|entry| entry.1 = false).is_some();
+            let found = store.put_before(tree, &key, &value, weight, &former).unwrap();
+            assert_eq!(found, there);
+            model.insert(key.into(), (value.into(), weight));
         } else {
             let value = random_value(&mut random);
             store.put(tree, &key, &value, weight).unwrap();

@@ -16,12 +16,15 @@ const MERGED_MAX: usize = PAYLOAD / 8 * 7;
 impl Store {
     /// Deletes an entry; false if there is none.
     pub fn delete(&mut self, tree: Tree, key: &[u8]) -> Result<bool, Corruption> {
-        if !self.view().contains(tree, key)? {
+        if self.root_mut(tree).is_empty() {
             return Ok(false);
         }
         self.uncommitted = true;
         let path = self.path_for_write(tree, key)?;
-        let (index, _) = self.dirty(path.leaf).search(key);
+        let (index, found) = self.dirty(path.leaf).search(key);
+        if !found {
+            return Ok(false);
+        }
         let weight = self.dirty(path.leaf).slot(index).has_weight();
         let value_len = self.free_run(path.leaf, index, key.len());
         self.dirty_mut(path.leaf).remove(index);

@@ -41,6 +41,52 @@ impl Store {
         weight: bool,
         fill: impl FnOnce(&mut [u8]),
     ) -> Result<(), Corruption> {
+        let path = self.path_for_put(tree, key, value_len)?;
+        let (index, found) = self.dirty(path.leaf).search(key);
+        let spot = Spot { path: &path, index, found, weight_gone: 0 };
+        self.put_at(tree, spot, key, value_len, weight, fill);
+        Ok(())
+    }
+
+    /// Puts an entry and takes the weight off another one, `former`; false if there is no such
+    /// entry (the put is made all the same). Where the two are neighbours in a leaf, `former` behind
+    /// `key`, this costs no more than the put.
+    ///
+    /// # Panics
+    /// As [`put`](Self::put).
+    pub fn put_before(
+        &mut self,
+        tree: Tree,
+        key: &[u8],
+        value: &[u8],
+        weight: bool,
+        former: &[u8],
+    ) -> Result<bool, Corruption> {
+        let path = self.path_for_put(tree, key, value.len())?;
+        let leaf = self.dirty(path.leaf);
+        let (index, found) = leaf.search(key);
+        let is_next = !found && index < leaf.count() && leaf.key(index).is(former);
+        if !is_next {
+            let was_there = self.set_weight(tree, former, false)?;
+            self.put(tree, key, value, weight)?;
+            return Ok(was_there);
+        }
+        let slot = leaf.slot(index);
+        let weight_gone = i64::from(slot.has_weight());
+        self.dirty_mut(path.leaf).set_flags(index, slot.flags() & !FLAG_WEIGHT);
+        let spot = Spot { path: &path, index, found, weight_gone };
+        let fill = |place: &mut [u8]| place.copy_from_slice(value);
+        self.put_at(tree, spot, key, value.len(), weight, fill);
+        Ok(true)
+    }
+
+    /// The path to the leaf that a key goes to, all of it writable.
+    fn path_for_put(
+        &mut self,
+        tree: Tree,
+        key: &[u8],
+        value_len: usize,
+    ) -> Result<Path, Corruption> {
         assert!(key.len() <= KEY_BYTES_MAX, "a key of {} bytes", key.len());
         assert!(value_len <= VALUE_BYTES_MAX, "a value of {value_len} bytes");
         self.uncommitted = true;
@@ -50,28 +96,41 @@ impl Store {
             let root = self.root_mut(tree);
             (root.page, root.stamp) = (child.page, child.stamp);
         }
-        let path = self.path_for_write(tree, key)?;
+        self.path_for_write(tree, key)
+    }
+
+    fn put_at(
+        &mut self,
+        tree: Tree,
+        spot: Spot<'_>,
+        key: &[u8],
+        value_len: usize,
+        weight: bool,
+        fill: impl FnOnce(&mut [u8]),
+    ) {
         let weight_flag = if weight { FLAG_WEIGHT } else { 0 };
         if is_inline(key.len(), value_len) {
-            let (frame, place) = self.place(tree, &path, key, value_len, value_len, weight_flag);
+            let (frame, place) = self.place(tree, spot, key, value_len, value_len, weight_flag);
             fill(&mut self.pages.dirty_mut(frame).0[place]);
         } else {
             let reference = self.new_run(tree, key, value_len, fill);
             let flags = weight_flag | FLAG_RUN;
-            let (frame, place) = self.place(tree, &path, key, value_len, RUN_REF_BYTES, flags);
+            let (frame, place) = self.place(tree, spot, key, value_len, RUN_REF_BYTES, flags);
             reference.write(&mut self.pages.dirty_mut(frame).0[place]);
         }
-        Ok(())
     }
 
     /// Sets the weight of an entry; false if there is none.
     pub fn set_weight(&mut self, tree: Tree, key: &[u8], weight: bool) -> Result<bool, Corruption> {
-        if !self.view().contains(tree, key)? {
+        if self.root_mut(tree).is_empty() {
             return Ok(false);
         }
         self.uncommitted = true;
         let path = self.path_for_write(tree, key)?;
-        let (index, _) = self.dirty(path.leaf).search(key);
+        let (index, found) = self.dirty(path.leaf).search(key);
+        if !found {
+            return Ok(false);
+        }
         let slot = self.dirty(path.leaf).slot(index);
         let change = i64::from(weight) - i64::from(slot.has_weight());
         let flags = slot.flags() & !FLAG_WEIGHT | if weight { FLAG_WEIGHT } else { 0 };
@@ -84,14 +143,14 @@ impl Store {
     fn place(
         &mut self,
         tree: Tree,
-        path: &Path,
+        spot: Spot<'_>,
         key: &[u8],
         value_len: usize,
         payload_len: usize,
         flags: u8,
     ) -> (FrameId, Range<usize>) {
-        let (index, found) = self.dirty(path.leaf).search(key);
-        let mut change = i64::from(flags & FLAG_WEIGHT != 0);
+        let Spot { path, index, found, weight_gone } = spot;
+        let mut change = i64::from(flags & FLAG_WEIGHT != 0) - weight_gone;
         if found {
             let node = self.dirty(path.leaf);
             let slot = node.slot(index);
@@ -168,6 +227,17 @@ impl Store {
         self.pages.add_run(page, self.txn, pages);
         RunRef { page, value_len: value_len as u32, txn: self.txn }
     }
+}
+
+/// Where in its leaf an entry goes.
+#[derive(Clone, Copy)]
+struct Spot<'p> {
+    path: &'p Path,
+    index: usize,
+    /// An entry of this key is there, which it replaces.
+    found: bool,
+    /// What the leaf has lost in weight that its parents do not know of yet.
+    weight_gone: i64,
 }
 
 /// Whether a value lies in the leaf: a quarter of a page at most, and not more than half of one
