@@ -33,7 +33,7 @@ const APPS: [&str; 8] = [
     "web-frontend",
 ];
 
-/// `/registry/pods/<namespace>/<name>`, of about 60 bytes; numbers in order are keys in disorder.
+/// `/registry/pods/<namespace>/<name>`, of about 50 bytes; numbers in order are keys in disorder.
 pub fn key(number: u64) -> Vec<u8> {
     let h = mix(number);
     let app = APPS[(h % 8) as usize];

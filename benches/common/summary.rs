@@ -54,7 +54,7 @@ impl Summary {
         if rows.is_empty() {
             return;
         }
-        println!("\nmedians, and how many times as long as {} it took:", rows[0].engine);
+        println!("\nmedians, and how many times as long as the first one it took:");
         let mut first = 0;
         while let Some(row) = rows.get(first) {
             let same: Vec<_> = rows[first..].iter().take_while(|r| r.work == row.work).collect();

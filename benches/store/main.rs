@@ -14,6 +14,7 @@ mod log;
 mod summary;
 
 mod engines;
+mod history;
 #[path = "ringd.rs"]
 mod ringd_store;
 
@@ -58,6 +59,7 @@ fn main() {
         )*};
     }
     each_engine!(get, scan, count, count_all, put, mixed, load);
+    history::measure(&mut criterion, &summary, dir.path());
     summary.print();
 }
 
