@@ -362,7 +362,7 @@ impl Core {
         let done = self.snapshot_disk.run(op).await;
         let mut server = self.server.borrow_mut();
         match done {
-            Done::Created(store) => server.snapshot_created(store),
+            Done::Created(store) => server.snapshot_created(*store),
             Done::Store(id) => server.snapshot_store_op_done(id),
             Done::Installed(disk) => {
                 if let Err(corruption) = server.snapshot_installed(self.clock.now_ms()) {

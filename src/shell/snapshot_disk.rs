@@ -15,7 +15,7 @@ use std::rc::Rc;
 
 /// What became of an operation, for the server.
 pub enum Done {
-    Created(Store),
+    Created(Box<Store>),
     Store(store::OpId),
     /// The former file is replaced by this one.
     Installed(Rc<StoreDisk>),
@@ -81,7 +81,7 @@ impl SnapshotDisk {
             Ok(disk) => drop(self.disk.replace(Some(Rc::new(disk)))),
             Err(error) => fatal::disk("open snapshot", &self.incoming, None, &error),
         }
-        Done::Created(store)
+        Done::Created(Box::new(store))
     }
 
     async fn store_op(&self, id: store::OpId, op: store::Op) -> Done {
