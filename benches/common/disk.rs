@@ -8,7 +8,8 @@ use std::sync::mpsc::{Receiver, Sender, channel};
 
 use ringd::store::{Map, Op, OpId, Options, Store, initial_image};
 
-/// Dirty pages that begin a checkpoint, as in `src/node/checkpoint.rs`.
+/// Dirty pages that begin a checkpoint: half of what the server takes (`src/node/checkpoint.rs`), so that there are
+/// several within the seconds of a sample.
 const DIRTY_BYTES: u64 = 64 << 20;
 const MAP_BYTES: u64 = 64 << 30;
 
