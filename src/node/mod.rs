@@ -205,7 +205,7 @@ impl Node {
         if is_sole_voter {
             recovered.expect_end()?;
         }
-        let mut hard_state = recovered.hard_state;
+        let mut hard_state = recovered.hard_state();
         let (start, entries) = recovered.into_log()?;
         let applied = applier.applied_index();
         // A commit index may be behind what a checkpoint has made durable: it is written lazily.

@@ -44,7 +44,7 @@ pub struct Recovered {
     keep: (usize, usize),
     kept_bytes: usize,
     pub(super) metadata: Option<Metadata>,
-    pub(super) hard_state: HardState,
+    hard_state: HardState,
     /// Without a gap; some of them applied.
     entries: VecDeque<Entry>,
     /// The entry at the applied index is not the one that was applied.
@@ -160,6 +160,13 @@ impl Recovered {
         self.entries.push_back(entry);
     }
 
+    /// Term, vote and commit index. The state is written before the entries that came with it; if it
+    /// is all that a crash has left of the two, its commit index is ahead of the log.
+    pub(super) fn hard_state(&self) -> HardState {
+        let end = self.entries.back().map_or(self.applied.index, |last| last.index);
+        HardState { commit: self.hard_state.commit.min(end), ..self.hard_state }
+    }
+
     /// The log as Raft takes it up: where it begins, and what it holds.
     pub(super) fn into_log(mut self) -> Result<(LogPosition, Vec<Entry>), OpenError> {
         if let Some(error) = self.error {
@@ -192,6 +199,16 @@ mod tests {
     fn log(recovered: Recovered) -> (u64, Vec<(u64, u64)>) {
         let (start, entries) = recovered.into_log().unwrap();
         (start.index.0, entries.iter().map(|e| (e.index.0, e.term.0)).collect())
+    }
+
+    #[test]
+    fn a_commit_index_whose_entries_a_crash_took_is_that_of_what_is_left() {
+        let mut recovered = Recovered::new((1, 1), 100, 1 << 20);
+        (2..=4).for_each(|index| visit(&mut recovered, index, 1));
+        let state = HardState { term: Term(1), vote: None, commit: LogIndex(6) };
+        let record = record::encode_hard_state(&state);
+        recovered.visit(HARD_STATE, 0, Bytes::copy_from_slice(&record));
+        assert_eq!(recovered.hard_state(), HardState { commit: LogIndex(4), ..state });
     }
 
     #[test]
