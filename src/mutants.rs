@@ -30,6 +30,20 @@ pub enum Mutant {
     FailedIsDone,
     /// A compaction takes the deletion at exactly its revision along.
     CompactionTakesTombstone,
+    /// What Raft wants persisted is called durable before it is written.
+    DurableBeforeWritten,
+    /// A vote, or a request for one, leaves before it is durable.
+    VoteBeforeDurable,
+    /// A leader answers reads before it knows what was committed before its term.
+    ReadBeforeOwnCommit,
+    /// A read is confirmed by answers to heartbeats that were sent before it was asked for.
+    ReadJoinsOldRound,
+    /// Who asks for a pre-vote in an old term gets no answer.
+    LowerTermPreVoteIgnored,
+    /// Progress is told although some watchers of the stream have not caught up.
+    ProgressBeforeEvents,
+    /// A watch from a future revision on gets what comes before it, too.
+    FutureWatchGetsAll,
 }
 
 impl Mutant {
@@ -43,6 +57,13 @@ impl Mutant {
         Mutant::LogCutBehindMemory,
         Mutant::FailedIsDone,
         Mutant::CompactionTakesTombstone,
+        Mutant::DurableBeforeWritten,
+        Mutant::VoteBeforeDurable,
+        Mutant::ReadBeforeOwnCommit,
+        Mutant::ReadJoinsOldRound,
+        Mutant::LowerTermPreVoteIgnored,
+        Mutant::ProgressBeforeEvents,
+        Mutant::FutureWatchGetsAll,
     ];
 }
 

@@ -517,6 +517,9 @@ impl Node {
             batch = Some(self.log.append(ENTRY, entry.index.0, &[&head, &entry.data]));
         }
         match batch {
+            Some(_) if mutants::is_on(Mutant::DurableBeforeWritten) => {
+                self.raft.persisted(persist.token);
+            }
             Some(batch) => self.in_log.push_back((batch, persist.token)),
             None => self.raft.persisted(persist.token),
         }

@@ -20,6 +20,7 @@ use super::quorum;
 use super::ready::ReadState;
 use super::status::Mark;
 use super::types::{LogIndex, NodeId, Role};
+use crate::mutants::{self, Mutant};
 
 #[derive(Default)]
 pub(super) struct Reads {
@@ -92,7 +93,7 @@ impl Raft {
     }
 
     fn open_read(&mut self, question: Question) {
-        if !self.has_own_term_commit() {
+        if !self.has_own_term_commit() && !mutants::is_on(Mutant::ReadBeforeOwnCommit) {
             self.mark(Mark::ReadDeferred);
             self.reads.deferred.push(question);
             return;
@@ -101,7 +102,8 @@ impl Raft {
         if self.configuration.is_sole_voter(self.config.id) {
             self.answer_read(question, index);
         } else {
-            let round = self.reads.round + 1;
+            let joins_old = u64::from(mutants::is_on(Mutant::ReadJoinsOldRound));
+            let round = self.reads.round + 1 - joins_old;
             self.reads.pending.push_back(Pending { round, index, question });
         }
     }

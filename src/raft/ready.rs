@@ -12,6 +12,7 @@ use super::Raft;
 use super::message::{Body, Message, SnapshotMeta};
 use super::status::Mark;
 use super::types::{Entry, HardState, LogIndex, Role, SoftState, Term, Token};
+use crate::mutants::{self, Mutant};
 
 /// One turn of work. See the head of [`super`].
 #[derive(Debug, Default, PartialEq, Eq)]
@@ -160,7 +161,8 @@ impl Raft {
         } else {
             self.durability.hard_state_in
         };
-        if token <= self.durability.persisted {
+        let is_early = mutants::is_on(Mutant::VoteBeforeDurable);
+        if token <= self.durability.persisted || is_early {
             self.let_go(held);
         } else {
             self.durability.held.push_back((token, held));

@@ -5,6 +5,7 @@ use super::error::StepError;
 use super::message::{Body, Message};
 use super::status::Mark;
 use super::types::{LogPosition, NodeId, Role, Term};
+use crate::mutants::{self, Mutant};
 
 impl Raft {
     /// Takes a message of another member. An error leaves everything as it was, apart from the
@@ -133,6 +134,7 @@ impl Raft {
                 self.mark(Mark::DeafToOldLeader);
                 self.send(from, Body::HeartbeatResponse { round: 0 });
             }
+            Body::PreVoteRequest { .. } if mutants::is_on(Mutant::LowerTermPreVoteIgnored) => {}
             Body::PreVoteRequest { .. } => {
                 self.mark(Mark::LowerTermPreVote);
                 self.refuse_pre_vote(from);

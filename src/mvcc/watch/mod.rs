@@ -27,6 +27,7 @@ use super::changes::Change;
 use super::error::MvccError;
 use super::reader::Reader;
 use super::revision::Revision;
+use crate::mutants::{self, Mutant};
 use groups::{GroupId, Groups};
 
 pub use groups::KeyRange;
@@ -152,8 +153,9 @@ impl WatchHub {
         let slot = self.watchers.vacant_key() as u32;
         let (group, place) = self.groups.join(new.range, slot);
         let synced = new.start_revision == 0 || new.start_revision > self.notified;
-        let next =
-            if synced { new.start_revision.max(self.notified + 1) } else { new.start_revision };
+        let gets_all = synced && mutants::is_on(Mutant::FutureWatchGetsAll);
+        let start_revision = if gets_all { 0 } else { new.start_revision };
+        let next = if synced { start_revision.max(self.notified + 1) } else { start_revision };
         self.generation = self.generation.wrapping_add(1);
         self.watchers.insert(Watcher {
             stream: new.stream,
@@ -195,7 +197,8 @@ impl WatchHub {
     pub fn all_synced(&self, slots: impl IntoIterator<Item = WatcherSlot>) -> bool {
         slots.into_iter().all(|slot| {
             let watcher = &self.watchers[slot.0 as usize];
-            watcher.synced && self.notified >= watcher.start_revision
+            let told_early = mutants::is_on(Mutant::ProgressBeforeEvents);
+            told_early || (watcher.synced && self.notified >= watcher.start_revision)
         })
     }
 
