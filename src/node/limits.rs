@@ -56,3 +56,7 @@ pub const HASH_REQUESTS_MAX: usize = 4;
 /// Proposals of one other member that a leader remembers, to know a doubled one: more than a member
 /// may have open (`Options::pending_max` is 10,000).
 pub const TAKEN_IDS_MAX: usize = 16_384;
+
+/// After so long a full disk is asked again for a segment of the log: somebody may have made room,
+/// and without the log nothing else would come to ask.
+pub const LOG_RETRY_MS: u64 = 1_000;

@@ -63,7 +63,9 @@ use background::Background;
 use compactor::Compactor;
 use hash_check::HashCheck;
 use leases::LeaseQuestions;
-use limits::{APPLY_BYTES_MAX, APPLY_ENTRIES_MAX, LEASE_REVOKES_PER_TURN, LOG_KEPT_BYTES_MAX};
+use limits::{
+    APPLY_BYTES_MAX, APPLY_ENTRIES_MAX, LEASE_REVOKES_PER_TURN, LOG_KEPT_BYTES_MAX, LOG_RETRY_MS,
+};
 use peers::Heard;
 use proposals::{Proposals, Taken};
 use snapshot::{Incoming, Outgoing};
@@ -171,6 +173,8 @@ pub struct Node {
     /// Not to be proposed again before.
     nospace_retry_ms: u64,
     publish_retry_ms: u64,
+    /// When to try again to make a segment, after the disk had no room for one.
+    log_retry_ms: Option<u64>,
 }
 
 /// Who led when, for operators and for the errors of requests that took too long.
@@ -271,6 +275,7 @@ impl Node {
             stop_reason: None,
             nospace_retry_ms: 0,
             publish_retry_ms: 0,
+            log_retry_ms: None,
         })
     }
 
@@ -390,6 +395,9 @@ impl Node {
     pub fn turn(&mut self, now_ms: u64, output: &mut Output) -> Result<(), Corruption> {
         self.now_ms = self.now_ms.max(now_ms);
         self.tick(now_ms);
+        if self.log_retry_ms.take_if(|at_ms| *at_ms <= now_ms).is_some() {
+            self.log.retry_space();
+        }
         self.publish();
         self.expire_leases(now_ms);
         self.auto_compact(now_ms);
@@ -421,7 +429,7 @@ impl Node {
         let mut deadline = self.next_tick_ms.min(self.background_deadline(now_ms));
         // Others only watch their leases: they would look for ever at one that has expired.
         let leases = self.applier.lessor.next_deadline().filter(|_| self.raft.is_leader());
-        for other in [self.compactor.next_deadline(), leases] {
+        for other in [self.compactor.next_deadline(), leases, self.log_retry_ms] {
             deadline = deadline.min(other.unwrap_or(u64::MAX));
         }
         deadline
@@ -629,6 +637,7 @@ impl Node {
     /// The disk has no room for another segment of the log.
     pub fn log_no_space(&mut self, op: wal::OpId) {
         self.log.no_space(op);
+        self.log_retry_ms = Some(self.now_ms + LOG_RETRY_MS);
         self.raise_nospace();
     }
 
