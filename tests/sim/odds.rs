@@ -1,0 +1,182 @@
+//! What a seed draws for its run: sizes, probabilities and tempers, each of them 0 often enough
+//! that the others get their chance alone.
+
+use crate::random::{Concern, Random};
+
+/// What can go wrong on purpose. A new kind belongs into `ALL`, and the compiler then asks for it
+/// wherever faults are done.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Fault {
+    Crash,
+    CrashAll,
+    /// The process stands still and time goes on.
+    Pause,
+    /// The members fall into two halves.
+    Split,
+    /// One direction of one link.
+    OneWay,
+    /// One link.
+    Link,
+    /// One member from all others.
+    Isolate,
+    /// A disk does nothing for a while.
+    DiskStall,
+    /// The next operation of a disk fails, and the process ends.
+    DiskError,
+    DiskFull,
+    Transfer,
+    /// A new member, as a learner or as a voter.
+    Add,
+    Promote,
+    Remove,
+    Defragment,
+}
+
+impl Fault {
+    pub const ALL: &[Fault] = &[
+        Fault::Crash,
+        Fault::CrashAll,
+        Fault::Pause,
+        Fault::Split,
+        Fault::OneWay,
+        Fault::Link,
+        Fault::Isolate,
+        Fault::DiskStall,
+        Fault::DiskError,
+        Fault::DiskFull,
+        Fault::Transfer,
+        Fault::Add,
+        Fault::Promote,
+        Fault::Remove,
+        Fault::Defragment,
+    ];
+}
+
+#[derive(Clone, Debug)]
+pub struct Odds {
+    pub members: u64,
+    /// Length of the phase with faults.
+    pub faulty_us: u64,
+
+    // The network, in thousandths and microseconds.
+    pub loss: u64,
+    pub repeat: u64,
+    pub keeps_order: bool,
+    pub delay_us: (u64, u64),
+    pub late: u64,
+
+    // Disks.
+    pub log_write_us: (u64, u64),
+    pub store_op_us: (u64, u64),
+    pub segment_bytes: u64,
+    pub batch_bytes: usize,
+
+    // The log in memory.
+    pub snapshot_count: u64,
+    pub catch_up_entries: u64,
+    pub corrupt_check_ms: Option<u64>,
+    pub strict_reconfig: bool,
+
+    // Processes.
+    pub turn_us: u64,
+    pub skew_ppm: u64,
+
+    // Faults: mean time between two, and the weight of each kind.
+    pub fault_every_us: u64,
+    pub fault_weights: Vec<u64>,
+    pub down_us: u64,
+    pub pause_us: u64,
+    pub cut_us: u64,
+
+    // Clients.
+    pub clients: u64,
+    pub think_us: u64,
+    pub patience_us: u64,
+    pub keys: u64,
+    pub long_values: u64,
+    /// Weights of kinds of requests, in the order of `client::Kind`.
+    pub requests: [u64; 10],
+    pub slow_watchers: u64,
+}
+
+fn maybe(random: &mut Random, most: u64) -> u64 {
+    if random.one_in(3) { 0 } else { random.below(most + 1) }
+}
+
+impl Odds {
+    pub fn of(seed: u64, faulty_us: u64) -> Odds {
+        let random = &mut Random::of(seed, Concern::Odds, 0);
+        let members = random.pick(&SIZES);
+        let fast = random.between(50, 2_000);
+        let slow_network = random.one_in(4);
+        let sync = random.pick(&[20, 200, 2_000, 20_000]);
+        let mut fault_weights: Vec<u64> =
+            Fault::ALL.iter().map(|fault| maybe(random, fault.weight_max())).collect();
+        if fault_weights.iter().all(|weight| *weight == 0) {
+            fault_weights[0] = 1;
+        }
+        let mut requests = [0; 10];
+        for (weight, most) in requests.iter_mut().zip([40, 10, 20, 30, 3, 5, 3, 10, 8, 4]) {
+            *weight = maybe(random, most);
+        }
+        requests[0] += 5;
+        requests[3] += 3;
+        Odds {
+            members,
+            faulty_us,
+            loss: maybe(random, 150),
+            repeat: maybe(random, 150),
+            keeps_order: random.one_in(2),
+            delay_us: match slow_network {
+                true => (fast, fast + random.below(100_000)),
+                false => (fast, fast + random.below(5_000)),
+            },
+            late: maybe(random, 20),
+            log_write_us: (sync / 2, sync * random.between(1, 4)),
+            store_op_us: (sync / 4, sync * random.between(1, 8)),
+            segment_bytes: random.pick(&[8 << 10, 32 << 10, 128 << 10]),
+            batch_bytes: random.pick(&[1, 4 << 10, 64 << 10]),
+            snapshot_count: random.pick(&[0, 3, 30, 1_000]),
+            catch_up_entries: random.pick(&[0, 3, 30, 1_000]),
+            corrupt_check_ms: random.pick(&[None, Some(1_000), Some(5_000)]),
+            strict_reconfig: !random.one_in(4),
+            turn_us: random.pick(&[0, 20, 500, 5_000]),
+            skew_ppm: random.pick(&[0, 0, 1_000, 50_000]),
+            fault_every_us: random.between(400_000, 8_000_000),
+            fault_weights,
+            down_us: random.pick(&[100_000, 1_000_000, 6_000_000]),
+            pause_us: random.pick(&[200_000, 2_000_000, 8_000_000]),
+            cut_us: random.pick(&[300_000, 3_000_000, 12_000_000]),
+            clients: random.between(1, 5),
+            think_us: random.pick(&[5_000, 50_000, 200_000, 400_000]),
+            patience_us: random.pick(&[500_000, 2_000_000, 7_000_000]),
+            keys: random.pick(&[1, 3, 8, 24]),
+            long_values: maybe(random, 100),
+            requests,
+            slow_watchers: maybe(random, 500),
+        }
+    }
+}
+
+/// How many members, as often as they stand here.
+const SIZES: [u64; 11] = [1, 1, 2, 3, 3, 3, 3, 3, 4, 5, 7];
+
+impl Fault {
+    fn weight_max(self) -> u64 {
+        match self {
+            Fault::Crash => 12,
+            Fault::CrashAll => 2,
+            Fault::Pause => 8,
+            Fault::Split | Fault::Isolate => 8,
+            Fault::OneWay | Fault::Link => 6,
+            Fault::DiskStall => 4,
+            Fault::DiskError => 4,
+            Fault::DiskFull => 2,
+            Fault::Transfer => 6,
+            Fault::Add => 4,
+            Fault::Promote => 8,
+            Fault::Remove => 4,
+            Fault::Defragment => 4,
+        }
+    }
+}

@@ -1,0 +1,108 @@
+//! The runs: which seeds, how long, and what has to come of them.
+
+use std::time::{Duration, Instant};
+
+use crate::odds::Odds;
+use crate::report::Report;
+use crate::world::World;
+
+/// Seeds of an ordinary test run, and of one that has to have met everything.
+const SEEDS: u64 = 36;
+const SEEDS_FOR_ALL: u64 = 200;
+
+/// Seeds from here on are those of long runs.
+const LONG: u64 = 1_000_000;
+
+/// How long a seed's phase with faults is.
+fn faulty_us(seed: u64) -> u64 {
+    if seed < LONG { 15_000_000 } else { 60_000_000 }
+}
+
+fn setting(name: &str) -> Option<u64> {
+    std::env::var(name).ok().and_then(|value| value.parse().ok())
+}
+
+/// Tells how to come back to a seed that fails, and what happened last.
+struct Replay<'a>(&'a World);
+
+impl Drop for Replay<'_> {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            self.0.trace.print();
+            eprintln!(
+                "replay: SIM_SEED={} cargo test --release --test sim one_seed -- --nocapture",
+                self.0.seed
+            );
+        }
+    }
+}
+
+/// Runs a world, and says so when it fails.
+struct Running(World);
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        drop(Replay(&self.0));
+    }
+}
+
+fn run(seed: u64) -> World {
+    let mut running = Running(World::new(seed, Odds::of(seed, faulty_us(seed))));
+    running.0.run();
+    let Running(world) = &mut running;
+    std::mem::replace(world, World::new(seed, Odds::of(seed, 0)))
+}
+
+/// For those who expect it to fail.
+#[cfg(feature = "mutants")]
+pub fn run_quietly(seed: u64) {
+    World::new(seed, Odds::of(seed, faulty_us(seed))).run();
+}
+
+#[test]
+fn a_seed_gives_the_same_run_each_time() {
+    for seed in [3, 11] {
+        let [first, second] = [run(seed), run(seed)];
+        assert_eq!(first.trace.hash, second.trace.hash, "seed {seed}");
+        assert_eq!(first.trace.events, second.trace.events, "seed {seed}");
+        assert_eq!(first.truth.digest(), second.truth.digest(), "seed {seed}");
+    }
+    assert_ne!(run(3).trace.hash, run(11).trace.hash);
+}
+
+#[test]
+fn no_seed_breaks_a_promise() {
+    let started = Instant::now();
+    let mut report = Report::default();
+    for seed in 0..setting("SIM_SEEDS").unwrap_or(SEEDS) {
+        report.add(&run(seed));
+    }
+    report.print(started.elapsed());
+    if report.seeds >= SEEDS_FOR_ALL {
+        report.expect_alive();
+    }
+}
+
+#[test]
+fn one_seed() {
+    let Some(seed) = setting("SIM_SEED") else { return };
+    let started = Instant::now();
+    let mut report = Report::default();
+    let world = run(seed);
+    println!("{:?}", world.odds);
+    report.add(&world);
+    report.print(started.elapsed());
+}
+
+#[test]
+fn for_hours() {
+    let Some(minutes) = setting("SIM_MINUTES") else { return };
+    let started = Instant::now();
+    let mut report = Report::default();
+    let mut seed = setting("SIM_FIRST").unwrap_or(LONG);
+    while started.elapsed() < Duration::from_secs(60 * minutes) {
+        report.add(&run(seed));
+        seed += 1;
+    }
+    report.print(started.elapsed());
+}
