@@ -150,6 +150,7 @@ impl Member {
             request_bytes_max: 1 << 20,
             pending_max: 1_000,
             retention: Retention::Off,
+            defrag_threshold_percent: 20,
             snapshot_count: self.odds.snapshot_count,
             catch_up_entries: self.odds.catch_up_entries,
             corrupt_check_ms: self.odds.corrupt_check_ms,
