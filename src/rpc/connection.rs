@@ -274,20 +274,26 @@ impl Connection {
     /// How much more may be queued for one stream.
     pub fn room(&mut self, stream: StreamId) -> usize {
         let Some(h2) = self.h2() else { return 0 };
-        let max = match h2.queued_total() {
-            ..limits::CONNECTION_OUTPUT_SOFT_BYTES => limits::STREAM_OUTPUT_MAX_BYTES,
-            ..limits::CONNECTION_OUTPUT_MAX_BYTES => limits::STREAM_OUTPUT_MIN_BYTES,
-            _ => 0,
+        let waiting = h2.queued_total();
+        let max = if waiting < limits::CONNECTION_OUTPUT_SOFT_BYTES {
+            limits::STREAM_OUTPUT_MAX_BYTES
+        } else if waiting < limits::CONNECTION_OUTPUT_MAX_BYTES {
+            limits::STREAM_OUTPUT_MIN_BYTES
+        } else {
+            0
         };
         max.saturating_sub(h2.queued(stream))
     }
 
     /// How large an answer may be that is made in one piece; none when nothing more is to be made.
     pub fn at_once(&mut self) -> Option<usize> {
-        match self.h2()?.queued_total() {
-            ..limits::CONNECTION_OUTPUT_SOFT_BYTES => Some(limits::RANGE_AT_ONCE_BYTES),
-            ..limits::CONNECTION_OUTPUT_MAX_BYTES => Some(limits::STREAM_OUTPUT_MIN_BYTES),
-            _ => None,
+        let waiting = self.h2()?.queued_total();
+        if waiting < limits::CONNECTION_OUTPUT_SOFT_BYTES {
+            Some(limits::RANGE_AT_ONCE_BYTES)
+        } else if waiting < limits::CONNECTION_OUTPUT_MAX_BYTES {
+            Some(limits::STREAM_OUTPUT_MIN_BYTES)
+        } else {
+            None
         }
     }
 
