@@ -18,7 +18,10 @@ use ringd::store::{DefragState, PackPosition, Tree};
 use data::{Random, key, value};
 use disk::Disk;
 
-const MEASUREMENTS: [(&str, fn(&Path)); 2] = [("space", space), ("heap", heap)];
+/// Measures below a directory of its own.
+type Measurement = fn(&Path);
+
+const MEASUREMENTS: [(&str, Measurement); 2] = [("space", space), ("heap", heap)];
 
 fn main() {
     let names: Vec<String> =

@@ -29,6 +29,9 @@ const BUCKETS: [&str; 10] = [
 /// The revision of an auth store in which nothing was ever changed.
 const AUTH_REVISION: u64 = 1;
 
+/// Keys and values of a bucket.
+type Entries = Vec<(Vec<u8>, Vec<u8>)>;
+
 /// What a walk meets.
 pub enum Item<'a> {
     /// The entries that follow are in this bucket.
@@ -130,8 +133,8 @@ impl Export {
     }
 
     /// The entries of a bucket that is always small, in the order of their keys.
-    fn small(&self, view: View<'_>, bucket: &str) -> Result<Vec<(Vec<u8>, Vec<u8>)>, MvccError> {
-        let mut entries: Vec<(Vec<u8>, Vec<u8>)> = match bucket {
+    fn small(&self, view: View<'_>, bucket: &str) -> Result<Entries, MvccError> {
+        let mut entries: Entries = match bucket {
             "alarm" => alarms(view)?,
             "auth" => vec![("authRevision".into(), AUTH_REVISION.to_be_bytes().to_vec())],
             "cluster" => vec![("clusterVersion".into(), self.versions.cluster.into())],
@@ -150,7 +153,7 @@ impl Export {
         Ok(entries)
     }
 
-    fn meta(&self, view: View<'_>) -> Result<Vec<(Vec<u8>, Vec<u8>)>, MvccError> {
+    fn meta(&self, view: View<'_>) -> Result<Entries, MvccError> {
         let (index, term) = self.applied;
         let members = state::members(view)?;
         let ids = |is_learner| -> Vec<u64> {
@@ -184,7 +187,7 @@ impl Export {
 }
 
 /// In etcd's bucket the message is the key, and there is no value.
-fn alarms(view: View<'_>) -> Result<Vec<(Vec<u8>, Vec<u8>)>, MvccError> {
+fn alarms(view: View<'_>) -> Result<Entries, MvccError> {
     let mut entries = Vec::new();
     let mut cursor = view.cursor(META);
     let mut more = cursor.seek(super::alarm::PREFIX)?;

@@ -24,6 +24,9 @@ fn write(content: &Content) -> Vec<u8> {
     out
 }
 
+/// Given the flags, the key and the value of an entry.
+type Visit<'a> = dyn FnMut(usize, &[u8], &[u8]) + 'a;
+
 struct File<'a> {
     bytes: &'a [u8],
     /// How often each page was reached.
@@ -78,7 +81,7 @@ impl<'a> File<'a> {
         content
     }
 
-    fn walk(&mut self, page: usize, visit: &mut dyn FnMut(usize, &[u8], &[u8])) {
+    fn walk(&mut self, page: usize, visit: &mut Visit<'_>) {
         let at = page * PAGE_SIZE;
         assert_eq!(self.u64(at), page);
         for overflow in 0..=self.u32(at + 12) {

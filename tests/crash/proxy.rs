@@ -122,8 +122,9 @@ fn pump(net: &Net, (from, to): (u64, u64), mut source: TcpStream, mut sink: TcpS
         if condition.delay_ms > 0 {
             thread::sleep(Duration::from_millis(condition.delay_ms));
         }
-        if condition.bytes_per_s > 0 {
-            thread::sleep(Duration::from_micros(got as u64 * 1_000_000 / condition.bytes_per_s));
+        // No rate: no limit.
+        if let Some(micros) = (got as u64 * 1_000_000).checked_div(condition.bytes_per_s) {
+            thread::sleep(Duration::from_micros(micros));
         }
         if sink.write_all(&buffer[..got]).is_err() {
             break;

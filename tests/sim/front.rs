@@ -89,13 +89,16 @@ struct Stream {
     on_the_way: usize,
 }
 
+/// A read that waits, and who asked.
+type Asked = (Conn, OpId, Read);
+
 pub struct Front {
     hub: WatchHub,
     streams: BTreeMap<Conn, Stream>,
     proposals: HashMap<u64, (Conn, OpId)>,
-    reads_new: Vec<(Conn, OpId, Read)>,
-    reads_asked: VecDeque<(u64, Vec<(Conn, OpId, Read)>)>,
-    reads_lost: Vec<(Conn, OpId, Read)>,
+    reads_new: Vec<Asked>,
+    reads_asked: VecDeque<(u64, Vec<Asked>)>,
+    reads_lost: Vec<Asked>,
     renewals: HashMap<u64, (Conn, OpId)>,
     behind: bool,
     /// The member was ready once; before that nobody can connect.

@@ -45,7 +45,7 @@ async fn fill(client: &Client) {
             request: Some(request_op::Request::RequestPut(PutRequest {
                 key: format!("key/{round:02}/{n:03}").into(),
                 value: vec![n as u8; n * 37 % 2_000].into(),
-                lease: if n % 9 == 0 { 7 } else { 0 },
+                lease: if n.is_multiple_of(9) { 7 } else { 0 },
                 ..Default::default()
             })),
         };
