@@ -578,5 +578,6 @@ fn what_a_cluster_is_told_about_itself_is_obeyed() {
     ]);
     assert_eq!((c.snapshot_catchup_entries, c.max_learners), (7, 3));
     assert_eq!((c.strict_reconfig_check, c.corrupt_check_ms), (false, Some(600_000)));
-    assert_eq!(c.warnings, Vec::<String>::new());
+    let renamed = "--experimental-corrupt-check-time is the old name of --corrupt-check-time";
+    assert_eq!(c.warnings, [renamed]);
 }

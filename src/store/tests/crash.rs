@@ -52,7 +52,7 @@ pub fn random_runs_with_random_crashes_lose_nothing_durable_and_reuse_nothing_pi
 }
 
 /// A short run with all there is: growth and checkpoints, and then deletion and cutting.
-const STEPS: u32 = 400;
+const STEPS: u32 = 600;
 
 fn script() -> Mix {
     Mix {
@@ -70,7 +70,7 @@ fn script() -> Mix {
 
 fn step(simulation: &mut Simulation, nth: u32) {
     if nth == STEPS / 2 {
-        simulation.mix.deletes_in_ten = 9;
+        simulation.mix.deletes_in_ten = 10;
     }
     simulation.step();
 }
