@@ -373,6 +373,10 @@ impl World {
             return;
         };
         process.node.background(now_ms).expect("a sound store");
+        // Reading a window takes no time here.
+        if process.node.scrub_window(now_ms).is_some() {
+            process.node.scrub(now_ms);
+        }
         self.start_disk_ops(id);
         self.speak(id);
         self.plan_next_turn(id);
