@@ -7,7 +7,7 @@ use crate::report::Report;
 use crate::world::World;
 
 /// Seeds of an ordinary test run, and of one that has to have met everything.
-const SEEDS: u64 = 36;
+const SEEDS: u64 = 200;
 const SEEDS_FOR_ALL: u64 = 200;
 
 /// Seeds from here on are those of long runs.

@@ -27,6 +27,9 @@ use crate::shadow::Record;
 use crate::trace::{self, Trace, What};
 use crate::truth::{Check, Truth};
 
+/// How often an operation of a disk that stalls looks whether it may end.
+const STALL_LOOK_US: u64 = 100_000;
+
 pub enum Event {
     Turn,
     LogDone(u64, wal::OpId),
@@ -467,7 +470,6 @@ impl World {
         let now_us = self.now_us;
         let mut events = Vec::new();
         let Some(member) = self.members.get_mut(&id) else { return };
-        let stalled_us = member.stalled_until_us.saturating_sub(now_us);
         let Some(process) = member.process.as_mut() else { return };
         let mut logged = Vec::new();
         while let Some((op_id, op)) = process.node.next_log_op() {
@@ -477,13 +479,13 @@ impl World {
             }
             member.log_disk.start(op_id, op);
             let (least, most) = self.odds.log_write_us;
-            let took_us = member.random.between(least, most) + stalled_us;
+            let took_us = member.random.between(least, most);
             events.push((now_us + took_us, Event::LogDone(member.incarnation, op_id)));
         }
         while let Some((op_id, op)) = process.node.next_store_op() {
             member.store_disk.start(op_id, op, &mut member.random);
             let (least, most) = self.odds.store_op_us;
-            let took_us = member.random.between(least, most) + stalled_us;
+            let took_us = member.random.between(least, most);
             events.push((now_us + took_us, Event::StoreDone(member.incarnation, op_id)));
         }
         while let Some(op) = process.node.next_snapshot_op() {
@@ -491,7 +493,7 @@ impl World {
                 disk.start(*op_id, op.clone(), &mut member.random);
             }
             let (least, most) = self.odds.store_op_us;
-            let took_us = member.random.between(least, most) + stalled_us;
+            let took_us = member.random.between(least, most);
             events.push((now_us + took_us, Event::SnapshotDone(member.incarnation, op)));
         }
         for (at_us, event) in events {
@@ -515,7 +517,8 @@ impl World {
                 DiskOp::Log(op) => Event::LogDone(incarnation, op),
                 DiskOp::Store(op) => Event::StoreDone(incarnation, op),
             };
-            let at_us = member.stalled_until_us;
+            // Looked at again from time to time: healing ends a stall early.
+            let at_us = member.stalled_until_us.min(now_us + STALL_LOOK_US);
             self.plan(at_us, id, again);
             return;
         }
@@ -570,6 +573,11 @@ impl World {
         let seed = self.seed;
         let Some(member) = self.members.get_mut(&id) else { return };
         if member.incarnation != incarnation || member.process.is_none() {
+            return;
+        }
+        if member.stalled_until_us > self.now_us {
+            let at_us = member.stalled_until_us.min(self.now_us + STALL_LOOK_US);
+            self.plan(at_us, id, Event::SnapshotDone(incarnation, op));
             return;
         }
         let mut full = false;
