@@ -4,6 +4,7 @@
 //! finished calls into frames. What a call means is decided in the files of the services.
 
 use std::collections::BTreeSet;
+use std::rc::Rc;
 
 use bytes::{Bytes, BytesMut};
 use rustc_hash::FxHashMap;
@@ -20,7 +21,7 @@ use super::range_stream::RangeStreamCall;
 use super::snapshot::SnapshotCall;
 use super::watch::WatchCall;
 use crate::grpc;
-use crate::h2::{self, StreamId};
+use crate::h2::{self, RequestHead, StreamId};
 
 /// Names a connection for as long as it lives; never given to another one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -67,6 +68,9 @@ pub enum Call {
     LargeRange(Box<LargeRangeCall>),
     /// `grpc.health.v1.Health/Watch`: told once, and again when it changes.
     HealthWatch,
+    /// A request that is no gRPC call, whose body is dropped. It is answered when it has ended: an answer that
+    /// overtakes the rest of its request would end the stream before the rest could be found malformed.
+    Plain(Rc<RequestHead>),
 }
 
 impl Call {
@@ -85,7 +89,8 @@ impl Call {
             | Call::RangeStream(_)
             | Call::LargeRange(_)
             | Call::Snapshot(_)
-            | Call::HealthWatch => None,
+            | Call::HealthWatch
+            | Call::Plain(_) => None,
         }
     }
 }

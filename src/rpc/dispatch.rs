@@ -1,5 +1,7 @@
 //! From the events of a connection to calls: which method, whole messages, and what to do with them.
 
+use std::rc::Rc;
+
 use bytes::Bytes;
 
 use super::connection::{Call, Caller, ConnId, OpenCall, StreamKey};
@@ -22,7 +24,7 @@ impl Server {
         {
             match event {
                 Event::Headers { stream, head, end_stream } => {
-                    self.open(id, stream, &head, now_ms);
+                    self.open(id, stream, head, now_ms);
                     if end_stream {
                         self.end_of_request(id, stream);
                     }
@@ -44,21 +46,13 @@ impl Server {
     }
 
     /// The head of a request begins a call, or ends at once.
-    fn open(&mut self, id: ConnId, stream: StreamId, head: &RequestHead, now_ms: u64) {
+    fn open(&mut self, id: ConnId, stream: StreamId, head: Rc<RequestHead>, now_ms: u64) {
         let Some(connection) = self.connections.get(id) else { return };
-        let fields = CallFields::of(head);
-        let is_grpc = fields.content_type.is_some_and(|kind| kind.starts_with(b"application/grpc"));
-        let is_plain = matches!(head.method.as_ref(), b"GET" | b"HEAD");
-        if is_plain && fields.content_type.is_none() {
-            return self.core.serve_http2(&mut self.connections, id, stream, head);
+        let fields = CallFields::of(&head);
+        if !fields.is_grpc() || head.method.as_ref() != b"POST" {
+            return connection.put(stream, Call::Plain(head));
         }
-        if !is_grpc || head.method.as_ref() != b"POST" {
-            if let Some(h2) = connection.h2() {
-                h2.send_headers(stream, &not_a_call(head, is_grpc), true);
-            }
-            return;
-        }
-        match self.core.admit(head, &fields, now_ms) {
+        match self.core.admit(&head, &fields, now_ms) {
             Ok((known, call, needs_leader)) => {
                 self.core.metrics.started(known.method);
                 let call = match known.method {
@@ -152,6 +146,10 @@ impl Server {
                     self.finish_stream(id, stream);
                 }
             }
+            Some(Call::Plain(head)) => {
+                let head = head.clone();
+                self.plain(id, stream, &head);
+            }
             Some(
                 Call::Waiting
                 | Call::RangeStream(_)
@@ -160,6 +158,19 @@ impl Server {
                 | Call::HealthWatch,
             )
             | None => {}
+        }
+    }
+
+    /// Answers a request that is no gRPC call.
+    fn plain(&mut self, id: ConnId, stream: StreamId, head: &RequestHead) {
+        let Some(connection) = self.connections.touch(id) else { return };
+        connection.forget(stream);
+        let fields = CallFields::of(head);
+        let is_read = matches!(head.method.as_ref(), b"GET" | b"HEAD");
+        if is_read && fields.content_type.is_none() {
+            self.core.serve_http2(&mut self.connections, id, stream, head);
+        } else if let Some(h2) = connection.h2() {
+            h2.send_headers(stream, &not_a_call(head, fields.is_grpc()), true);
         }
     }
 
@@ -302,6 +313,10 @@ impl<'h> CallFields<'h> {
             place.get_or_insert(&value[..]);
         }
         found
+    }
+
+    fn is_grpc(&self) -> bool {
+        self.content_type.is_some_and(|kind| kind.starts_with(b"application/grpc"))
     }
 }
 

@@ -639,7 +639,8 @@ impl Core {
             | Call::RangeStream(_)
             | Call::Snapshot(_)
             | Call::LargeRange(_)
-            | Call::HealthWatch => {}
+            | Call::HealthWatch
+            | Call::Plain(_) => {}
         }
     }
 }

@@ -4,3 +4,4 @@
 mod bounds;
 mod fixture;
 mod fuzz;
+mod plain;
