@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use prost::Message;
 use ringd::proto::etcdserverpb as pb;
+use socket2::{Domain, Socket, Type};
 
 use crate::block_on;
 use crate::client::{Client, frame as message};
@@ -44,7 +45,13 @@ fn flood(
     first: &[u8],
     mut piece: impl FnMut(usize) -> Vec<u8>,
 ) -> End {
-    let mut tcp = TcpStream::connect(addr).expect("a connection");
+    let socket = Socket::new(Domain::IPV4, Type::STREAM, None).expect("a socket");
+    if !reads {
+        // The kernel would take megabytes for who does not read; how many, changes from run to run.
+        socket.set_recv_buffer_size(4 << 10).expect("a small receive buffer");
+    }
+    socket.connect(&addr.into()).expect("a connection");
+    let mut tcp = TcpStream::from(socket);
     tcp.set_write_timeout(Some(Duration::from_millis(500))).expect("a timeout");
     tcp.write_all(&[PREFACE, &frame(SETTINGS, 0, 0, &[]), first].concat()).expect("a beginning");
     let reader = reads.then(|| {
