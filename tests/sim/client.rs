@@ -52,7 +52,15 @@ pub struct Client {
     leases: Vec<i64>,
     ops: u64,
     is_slow: bool,
+    /// It only wants to know whether the cluster takes writes, and soon.
+    is_probe: bool,
+    pub think_us: u64,
+    pub patience_us: u64,
 }
+
+/// How long a client that probes thinks and waits: both far below an election timeout.
+const PROBE_THINK_US: u64 = 50_000;
+const PROBE_PATIENCE_US: u64 = 500_000;
 
 /// Watches of one client at the same time.
 const WATCHES_MAX: usize = 3;
@@ -69,9 +77,22 @@ impl Client {
             leases: Vec::new(),
             ops: 0,
             is_slow: false,
+            is_probe: false,
+            think_us: odds.think_us,
+            patience_us: odds.patience_us,
         };
         client.is_slow = client.random.permille(odds.slow_watchers);
         client
+    }
+
+    /// One that does nothing but put, one put after the other.
+    pub fn probe(number: u64, random: Random, odds: &Odds) -> Client {
+        Client {
+            is_probe: true,
+            think_us: PROBE_THINK_US,
+            patience_us: PROBE_PATIENCE_US,
+            ..Client::new(number, random, odds)
+        }
     }
 
     /// How long events take to this client beyond the network.
@@ -101,8 +122,15 @@ impl Client {
     /// The next thing to ask for.
     pub fn next(&mut self, odds: &Odds, truth: &Truth, now_us: u64) -> Ask {
         let no_space = !truth.model.alarms.is_empty();
-        if no_space && self.random.one_in(4) {
+        if no_space && (self.is_probe || self.random.one_in(4)) {
             return self.disarm(truth, now_us);
+        }
+        if self.is_probe {
+            let put = |client: &mut Client| {
+                let (key, value) = (client.key(odds), client.value(odds));
+                PutRequest { key, value, ..PutRequest::default() }.encode_to_vec()
+            };
+            return self.propose(Kind::Put, put, now_us);
         }
         match self.random.weighted(&odds.requests) {
             0 => self.propose(Kind::Put, |client| client.put(odds, truth).encode_to_vec(), now_us),

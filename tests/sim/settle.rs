@@ -2,7 +2,9 @@
 //! write within ten election timeouts; all members in one state; watchers with all events; leases
 //! expired; and after a crash of everybody at once nothing that was acknowledged is lost.
 
+use crate::client::Client;
 use crate::member::ELECTION_MS;
+use crate::random::{Concern, Random};
 use crate::world::{Event, World};
 
 /// What "soon" means once everything works: 10 election timeouts.
@@ -16,6 +18,10 @@ impl World {
     pub fn run(&mut self) -> u64 {
         self.run_until(self.odds.faulty_us);
         self.heal();
+        // The others may be about anything, and wait for what was lost.
+        let number = self.clients.len() as u64 + 1;
+        let random = Random::of(self.seed, Concern::Clients, number);
+        self.clients.push(Client::probe(number, random, &self.odds));
         self.expect_progress("after healing");
         // Longer than any client waits, so that what was begun before ends.
         self.run_until(self.now_us + 2_000_000);
@@ -66,7 +72,7 @@ impl World {
     fn expect_progress(&mut self, when: &str) {
         self.wrote_since_us = Some(self.now_us);
         self.new_writes = 0;
-        for number in 1..=self.odds.clients {
+        for number in 1..=self.clients.len() as u64 {
             self.plan(self.now_us, number, Event::Wake);
         }
         let deadline_us = self.now_us + SOON_US;

@@ -9,8 +9,9 @@ use ringd::raft::Body;
 use crate::odds::Fault;
 use crate::random::Digest;
 
-/// Events that are kept.
+/// Events that are kept: of all kinds, and of those that are few and tell the story.
 const KEPT: usize = 200;
+const LANDMARKS: usize = 60;
 
 #[derive(Clone, Copy, Debug)]
 pub enum What {
@@ -27,15 +28,26 @@ pub enum What {
     Heal,
 }
 
+impl What {
+    fn is_landmark(self) -> bool {
+        use What::{Asked, Fault, Heal, Said, Start, Stop};
+        matches!(self, Asked { .. } | Said { .. } | Fault(_) | Start { .. } | Stop | Heal)
+    }
+}
+
+/// When, at which member, what.
+type Event = (u64, u64, What);
+
 pub struct Trace {
     pub hash: Digest,
     pub events: u64,
-    kept: VecDeque<(u64, u64, What)>,
+    kept: VecDeque<Event>,
+    landmarks: VecDeque<Event>,
 }
 
 impl Trace {
     pub fn new() -> Trace {
-        Trace { hash: Digest::EMPTY, events: 0, kept: VecDeque::with_capacity(KEPT) }
+        Trace { hash: Digest::EMPTY, events: 0, kept: VecDeque::new(), landmarks: VecDeque::new() }
     }
 
     /// Something happened at a member.
@@ -61,13 +73,23 @@ impl Trace {
             self.kept.pop_front();
         }
         self.kept.push_back((now_us, member, what));
+        if what.is_landmark() {
+            if self.landmarks.len() == LANDMARKS {
+                self.landmarks.pop_front();
+            }
+            self.landmarks.push_back((now_us, member, what));
+        }
     }
 
     pub fn print(&self) {
-        eprintln!("the last {} of {} events:", self.kept.len(), self.events);
-        for (now_us, member, what) in &self.kept {
+        let print = |event: &Event| {
+            let (now_us, member, what) = event;
             eprintln!("{:>12.3} ms  member {member}  {what:?}", *now_us as f64 / 1_000.0);
-        }
+        };
+        eprintln!("the last {} of {} events:", self.kept.len(), self.events);
+        self.kept.iter().for_each(print);
+        eprintln!("what clients asked and heard, and what was done to members, at last:");
+        self.landmarks.iter().for_each(print);
     }
 }
 

@@ -789,7 +789,7 @@ impl World {
         }
         match self.client(number).in_flight.as_ref().map(|in_flight| in_flight.op) {
             Some(op) => {
-                let patience_us = self.odds.patience_us;
+                let patience_us = self.client(number).patience_us;
                 self.plan(self.now_us + patience_us, number, Event::Patience(op));
                 self.trace.note(self.now_us, member, What::Asked { client: number, op: op.0 });
             }
@@ -799,8 +799,8 @@ impl World {
     }
 
     fn think(&mut self, number: u64) {
-        let think_us = self.odds.think_us;
-        let think_us = self.client(number).random.around(think_us);
+        let client = self.client(number);
+        let think_us = client.random.around(client.think_us);
         self.plan(self.now_us + think_us + 1, number, Event::Wake);
     }
 
