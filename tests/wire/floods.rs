@@ -7,7 +7,6 @@ use std::time::Duration;
 
 use prost::Message;
 use ringd::proto::etcdserverpb as pb;
-use socket2::{Domain, Socket, Type};
 
 use crate::block_on;
 use crate::client::{Client, frame as message};
@@ -45,13 +44,7 @@ fn flood(
     first: &[u8],
     mut piece: impl FnMut(usize) -> Vec<u8>,
 ) -> End {
-    let socket = Socket::new(Domain::IPV4, Type::STREAM, None).expect("a socket");
-    if !reads {
-        // The kernel would take megabytes for who does not read; how many, changes from run to run.
-        socket.set_recv_buffer_size(4 << 10).expect("a small receive buffer");
-    }
-    socket.connect(&addr.into()).expect("a connection");
-    let mut tcp = TcpStream::from(socket);
+    let mut tcp = TcpStream::connect(addr).expect("a connection");
     tcp.set_write_timeout(Some(Duration::from_millis(500))).expect("a timeout");
     tcp.write_all(&[PREFACE, &frame(SETTINGS, 0, 0, &[]), first].concat()).expect("a beginning");
     let reader = reads.then(|| {
@@ -83,6 +76,13 @@ fn flood(
         }
     }
     let _ = tcp.shutdown(std::net::Shutdown::Write);
+    if !reads && end == End::Served {
+        // A server that has said GOAWAY goes on throwing away what comes, for a moment.
+        tcp.set_read_timeout(Some(Duration::from_secs(20))).expect("a timeout");
+        let mut answer = Vec::new();
+        let _ = tcp.read_to_end(&mut answer);
+        return goaway(&answer).map_or(end, |code| End::Closed(Some(code)));
+    }
     match reader.map(|reader| reader.join().expect("no panic")) {
         Some(code @ Some(_)) => End::Closed(code),
         _ => end,
