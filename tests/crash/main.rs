@@ -8,6 +8,7 @@
 #[allow(dead_code)]
 #[path = "../wire/client.rs"]
 mod client;
+mod clients;
 mod cluster;
 mod faults;
 mod history;
