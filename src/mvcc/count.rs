@@ -1,7 +1,7 @@
 //! How many keys exist in an interval at a revision.
 //!
-//! Now: the difference of two ranks. Then: the number of now, and each change since undone, or,
-//! where that is more work, a walk over the interval.
+//! Now: the difference of two ranks. Then: what the page before it has left, or the number of now, and each
+//! change since undone, or, where that is more work, a walk over the interval.
 
 use super::error::MvccError;
 use super::keys::{End, Interval, KEY, KeyBuf, REV};
@@ -22,6 +22,9 @@ impl Reader<'_> {
         if interval.end == End::Single {
             let visible = self.visible(&mut KeyBuf::of(interval.start), revision)?;
             return Ok(u64::from(visible.is_some()));
+        }
+        if let Some(known) = self.pages.and_then(|pages| pages.find(interval, revision)) {
+            return Ok(known);
         }
         let now = self.count_now(interval)?;
         if revision >= self.revisions.current {
@@ -45,6 +48,9 @@ impl Reader<'_> {
     ) -> Result<Option<u64>, MvccError> {
         if interval.end == End::Single || revision >= self.revisions.current {
             return self.count_at(interval, revision).map(Some);
+        }
+        if let Some(known) = self.pages.and_then(|pages| pages.find(interval, revision)) {
+            return Ok(Some(known));
         }
         let now = self.count_now(interval)?;
         self.count_undoing(interval, revision, now, steps_max)

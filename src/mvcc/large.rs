@@ -37,6 +37,8 @@ pub struct LargeRange {
     chosen: u64,
     len: u64,
     more: bool,
+    /// What follows the last key that is answered, where the limit has ended the walk in the order of keys.
+    behind: Bytes,
     /// The rest of the walk is only for the count.
     only_counts: bool,
     order: Order,
@@ -93,6 +95,7 @@ impl LargeRange {
             chosen: 0,
             len: 0,
             more: false,
+            behind: Bytes::new(),
             order,
             written: 0,
         })
@@ -146,6 +149,9 @@ impl LargeRange {
         }
         self.sort(reader)?;
         self.next = self.request.key.clone();
+        if self.more && matches!(self.order, Order::Keys) {
+            reader.note_page(&request, &query, &self.behind, self.seen - self.chosen);
+        }
         let outcome = reader.outcome(self.seen, self.more, self.chosen);
         Ok(Some(Measured { kvs_len: self.len, outcome }))
     }
@@ -168,6 +174,9 @@ impl LargeRange {
                 }
                 self.chosen += 1;
                 self.len += len;
+                if self.chosen == query.limit {
+                    self.behind = key_behind(entry.prefix);
+                }
             }
             Order::Collecting(heap) => {
                 let sort = Sort::of(&self.request);

@@ -4,7 +4,7 @@
 //! any revision from the bound of compaction on; the changes can be followed in their order.
 //!
 //! - [`keys`], [`record`], [`revision`]: what is where in the trees, byte by byte.
-//! - [`reader`], [`range`], [`large`], [`stream`], [`count`], [`compare`], [`changes`], [`hash`],
+//! - [`reader`], [`range`], [`large`], [`stream`], [`count`], [`pages`], [`compare`], [`changes`], [`hash`],
 //!   [`export`]: reading.
 //! - [`write`], [`txn`], [`compact`]: changing.
 //!
@@ -14,7 +14,8 @@
 //!   exactly the changes that REV has.
 //! - The current revision is the greatest in REV: a compaction never takes away the last change.
 //!   So it needs no writing down, and cannot go back.
-//! - All that lives outside the store is in [`Mvcc`]: four numbers. Nothing grows with the keys.
+//! - All that lives outside the store is in [`Mvcc`]: four numbers, and a bounded memory of lists that are
+//!   being read. Nothing grows with the keys.
 //!
 //! Requests are taken as validated (not empty, known enums, no two puts of one key). This layer
 //! survives those that are not; what it then answers is not promised. It knows neither Raft nor
@@ -29,6 +30,7 @@ pub mod export;
 mod hash;
 mod keys;
 mod large;
+mod pages;
 mod range;
 mod reader;
 mod record;
@@ -66,6 +68,7 @@ pub struct Mvcc {
     compact: i64,
     removed: i64,
     compact_cursor: Revision,
+    pages: pages::PageCounts,
 }
 
 impl Mvcc {
@@ -85,6 +88,7 @@ impl Mvcc {
             compact: revisions.compact,
             removed: revisions.removed,
             compact_cursor,
+            pages: pages::PageCounts::default(),
         })
     }
 
@@ -107,10 +111,14 @@ impl Mvcc {
         Revisions { current: self.current, compact: self.compact, removed: self.removed }
     }
 
-    /// Reads what `view` shows, which must be the state that this `Mvcc` is in. For a pinned state
-    /// take its own [`Revisions`] along, and [`Reader::new`].
-    pub fn reader<'a>(&self, view: View<'a>) -> Reader<'a> {
-        Reader::new(view, self.revisions())
+    /// Reads what `view` shows, which must be the state that this `Mvcc` is in.
+    pub fn reader<'a>(&'a self, view: View<'a>) -> Reader<'a> {
+        self.reader_at(view, self.revisions())
+    }
+
+    /// Reads a pinned state, with the [`Revisions`] that it had.
+    pub fn reader_at<'a>(&'a self, view: View<'a>, revisions: Revisions) -> Reader<'a> {
+        Reader { pages: Some(&self.pages), ..Reader::new(view, revisions) }
     }
 
     /// Answers a range from `view`; see [`Reader::range`].

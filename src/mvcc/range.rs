@@ -18,6 +18,7 @@ use super::error::MvccError;
 use super::keys::{End, Interval, KeyBuf};
 use super::reader::{Entry, Reader};
 use super::record::{KeyValue, field_len, key_of, put_key_only, put_message, put_stored, value_of};
+use super::wire::take_bytes;
 use crate::proto::etcdserverpb::RangeRequest;
 use crate::proto::etcdserverpb::range_request::{SortOrder, SortTarget};
 
@@ -88,10 +89,32 @@ impl<'a> Reader<'a> {
             Seen::All(count) => Some(count),
             Seen::AtLeast(_) => self.count_within(query.interval, revision, KEYS_AT_ONCE_MAX)?,
         };
-        if count.is_none() {
-            out.truncate(start);
+        match count {
+            None => out.truncate(start),
+            Some(count) if found.more => {
+                if let Some(last) = written_key(out.get(found.last..).unwrap_or_default()) {
+                    let next = [last, b"\0"].concat();
+                    self.note_page(request, &query, &next, count - found.written);
+                }
+            }
+            Some(_) => {}
         }
         Ok(count.map(|count| self.outcome(count, found.more, found.written)))
+    }
+
+    /// A page of a list has ended: the list goes on with the key `next`, and so many keys are left of it.
+    pub(super) fn note_page(
+        &self,
+        request: &RangeRequest,
+        query: &Query<'_>,
+        next: &[u8],
+        left: u64,
+    ) {
+        let is_plain = Sort::of(request).is_none() && query.filter == Filter::default();
+        if let Some(pages) = self.pages.filter(|_| is_plain) {
+            let rest = Interval { start: next, end: query.interval.end };
+            pages.note(rest, query.revision, left);
+        }
     }
 
     pub(super) fn outcome(&self, count: u64, more: bool, written: u64) -> RangeOutcome {
@@ -249,6 +272,12 @@ impl<'a> Reader<'a> {
         }
         Ok(())
     }
+}
+
+/// The key of a key-value pair that was written as a field of a message.
+fn written_key(mut field: &[u8]) -> Option<&[u8]> {
+    field.split_off_first()?;
+    key_of(take_bytes(&mut field)?)
 }
 
 /// A range request, made ready.

@@ -1,11 +1,12 @@
 //! Reading at one state of the store: the revisions that can be asked for, single versions, and
 //! the walk over the keys that exist in an interval at a revision.
 //!
-//! A reader is two words and a view. It neither locks nor remembers anything: all that a resumable
+//! A reader is a few words and a view. It neither locks nor remembers anything: all that a resumable
 //! read keeps between its slices are a key and a revision.
 
 use super::error::MvccError;
 use super::keys::{Interval, KEY, KeyBuf, LEASE_KEYS, REV, key_of_lease, lease_key, split};
+use super::pages::PageCounts;
 use super::record::{KeyMeta, Record};
 use super::revision::Revision;
 use crate::store::{Cursor, View};
@@ -30,6 +31,8 @@ pub struct Revisions {
 pub struct Reader<'a> {
     pub(super) view: View<'a>,
     pub(super) revisions: Revisions,
+    /// Where the counts of pages are kept, if the state is a committed one.
+    pub(super) pages: Option<&'a PageCounts>,
 }
 
 /// One version of a key, as the KEY tree has it.
@@ -41,7 +44,7 @@ pub(super) struct Version {
 
 impl<'a> Reader<'a> {
     pub fn new(view: View<'a>, revisions: Revisions) -> Reader<'a> {
-        Reader { view, revisions }
+        Reader { view, revisions, pages: None }
     }
 
     pub fn revisions(&self) -> Revisions {

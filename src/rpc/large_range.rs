@@ -15,7 +15,7 @@ use super::error::{self, RpcError};
 use super::{Core, limits};
 use crate::grpc::{self, Code};
 use crate::h2::ErrorCode;
-use crate::mvcc::{LargeRange, Measured, MvccError, Reader, Revisions};
+use crate::mvcc::{LargeRange, Measured, MvccError, Revisions};
 use crate::proto::etcdserverpb::RangeRequest;
 use crate::store::Snapshot;
 
@@ -59,7 +59,7 @@ impl Core {
         let applier = &mut self.node.applier;
         let snapshot = applier.store.snapshot();
         let revisions = applier.mvcc.revisions();
-        let reader = Reader::new(applier.store.view_at(&snapshot), revisions);
+        let reader = applier.mvcc.reader_at(applier.store.view_at(&snapshot), revisions);
         let range = match LargeRange::new(request, &reader) {
             Ok(range) => range,
             Err(error) => {
@@ -180,8 +180,9 @@ impl Core {
         out: &mut Vec<u8>,
         budget: &mut usize,
     ) -> Result<Step, RpcError> {
-        let view = self.node.applier.store.view_at(&call.snapshot);
-        let reader = Reader::new(view, call.revisions);
+        let applier = &self.node.applier;
+        let view = applier.store.view_at(&call.snapshot);
+        let reader = applier.mvcc.reader_at(view, call.revisions);
         let failed = |error: MvccError| self.read_error(error);
         let Some(measured) = call.measured else {
             *budget = budget.saturating_sub(limits::MEASURED_SLICE_COST_BYTES);

@@ -3,6 +3,7 @@
 use crate::mvcc::{Interval, Mvcc};
 use crate::proto::etcdserverpb::{DeleteRangeRequest, PutRequest};
 use crate::store::{MemoryDisk, Options, Store};
+use prost::Message;
 
 const KEYS: u64 = 60_000;
 /// Levels of the trees of so many keys, and more than that.
@@ -91,5 +92,47 @@ fn a_read_of_one_key_looks_at_one_path_of_each_tree() {
         let mut out = Vec::new();
         assert_eq!(mvcc.range(store.view(), &request, &mut out).unwrap().count, 1);
         assert!(store.page_lookups() - before <= 2 * HEIGHT_MAX + 1);
+    }
+}
+
+/// A list in pages while others change keys: how many keys are left is known from the page before.
+#[test]
+fn a_page_of_a_list_costs_its_keys_whatever_has_happened_since_its_first_page() {
+    const LIMIT: u64 = 500;
+    let (mut store, mut mvcc) = filled();
+    let revision = mvcc.current_revision();
+    let mut from = b"/registry/pods/team-07/".to_vec();
+    let mut request = crate::proto::etcdserverpb::RangeRequest {
+        range_end: "/registry/pods/team-12/".into(),
+        limit: LIMIT as i64,
+        ..Default::default()
+    };
+    let mut left = KEYS / 50 * 5;
+    while left > 0 {
+        request.key = from.clone().into();
+        let before = store.page_lookups();
+        let mut bytes = Vec::new();
+        let outcome = mvcc.range_up_to(store.view(), &request, usize::MAX, &mut bytes).unwrap();
+        let pages = store.page_lookups() - before;
+        let outcome = outcome.expect("a page of this size is made in one piece");
+        assert_eq!((outcome.count as u64, outcome.more), (left, left > LIMIT));
+        // A path for the value of each key.
+        assert!(pages <= (LIMIT + 10) * HEIGHT_MAX, "{pages} pages");
+        let answer = crate::proto::etcdserverpb::RangeResponse::decode(&bytes[..]).unwrap();
+        left -= answer.kvs.len() as u64;
+        from = [&answer.kvs.last().unwrap().key[..], b"\0"].concat();
+        if request.revision == 0 {
+            request.revision = revision;
+            // More changes than a count undoes, most of them elsewhere.
+            for number in 0..15_000 {
+                put(&mut store, &mut mvcc, key(20 + number % 1_000 * 50));
+            }
+            for number in 0..30 {
+                put(&mut store, &mut mvcc, key(KEYS + 8 + number * 50));
+                let gone = key(9 + number * 50);
+                let gone = DeleteRangeRequest { key: gone.into(), ..Default::default() };
+                mvcc.delete_range(&mut store, &gone).unwrap();
+            }
+        }
     }
 }
