@@ -3,7 +3,7 @@
 //! Tells HTTP/2 from HTTP/1.1 by the first bytes, keeps what each stream is doing, and turns
 //! finished calls into frames. What a call means is decided in the files of the services.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::rc::Rc;
 
 use bytes::{Bytes, BytesMut};
@@ -21,7 +21,7 @@ use super::range_stream::RangeStreamCall;
 use super::snapshot::SnapshotCall;
 use super::watch::WatchCall;
 use crate::grpc;
-use crate::h2::{self, RequestHead, StreamId};
+use crate::h2::{self, ErrorCode, RequestHead, StreamId};
 
 /// Names a connection for as long as it lives; never given to another one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -115,6 +115,8 @@ pub struct Connection {
     pub calls: FxHashMap<StreamId, Call>,
     /// Streams that are to end without a leader (`hasleader`).
     pub needs_leader: BTreeSet<StreamId>,
+    /// When the clients of streaming calls give up, where they have said so (`grpc-timeout`).
+    pub deadlines: BTreeMap<StreamId, u64>,
     /// Metrics only: no gRPC on this listener.
     pub http_only: bool,
     waiting: usize,
@@ -224,6 +226,7 @@ impl Connection {
     pub fn forget(&mut self, stream: StreamId) -> Option<Call> {
         let mut call = self.calls.remove(&stream)?;
         self.needs_leader.remove(&stream);
+        self.deadlines.remove(&stream);
         self.uncount(&mut call);
         Some(call)
     }
@@ -332,6 +335,7 @@ impl Connections {
             http_only,
             waiting: 0,
             needs_leader: BTreeSet::new(),
+            deadlines: BTreeMap::new(),
             gathered: 0,
             is_dirty: false,
             closing: false,
@@ -384,6 +388,25 @@ impl Connections {
 
     pub fn ids(&self) -> Vec<ConnId> {
         self.slab.iter().map(|(_, connection)| connection.id).collect()
+    }
+
+    /// Streaming calls whose clients have given up by now.
+    pub fn overdue(&self, now_ms: u64) -> Vec<(ConnId, StreamId)> {
+        let late = self.slab.iter().flat_map(|(_, connection)| {
+            let late = connection.deadlines.iter().filter(move |(_, at_ms)| **at_ms <= now_ms);
+            late.map(|(stream, _)| (connection.id, *stream))
+        });
+        late.collect()
+    }
+
+    /// Ends a call whose client has given up, as grpc-go does: without a word.
+    pub fn cancel(&mut self, id: ConnId, stream: StreamId) -> Option<Call> {
+        let connection = self.touch(id)?;
+        let call = connection.forget(stream)?;
+        if let Some(h2) = connection.h2() {
+            h2.reset(stream, ErrorCode::CANCEL);
+        }
+        Some(call)
     }
 
     pub fn any_needs_leader(&self) -> bool {

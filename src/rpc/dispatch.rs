@@ -55,6 +55,7 @@ impl Server {
         match self.core.admit(&head, &fields, now_ms) {
             Ok((known, call, needs_leader)) => {
                 self.core.metrics.started(known.method);
+                let deadline = call.is_clients_deadline.then_some(call.deadline_ms);
                 let call = match known.method {
                     Method::Watch => {
                         connection.start_stream(stream);
@@ -72,6 +73,9 @@ impl Server {
                 connection.put(stream, call);
                 if needs_leader && known.kind != Kind::Unary {
                     connection.needs_leader.insert(stream);
+                }
+                if let Some(at_ms) = deadline.filter(|_| known.kind != Kind::Unary) {
+                    connection.deadlines.insert(stream, at_ms);
                 }
             }
             Err(error) => self.connections.refuse(id, stream, error),

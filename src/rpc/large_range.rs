@@ -5,13 +5,14 @@
 //! in memory does not depend on the number of keys.
 //!
 //! A pinned state keeps pages of the store's file from being used again, so a client that does not
-//! read has its stream reset: see [`limits::LARGE_RANGE_STALL_MS`].
+//! read has its stream reset: see [`Patience`].
 
 use prost::encoding::{bool, int64};
 
 use super::connection::{Call, Caller, Connections, StreamKey};
 use super::encode::Header;
 use super::error::{self, RpcError};
+use super::patience::Patience;
 use super::{Core, limits};
 use crate::grpc::{self, Code};
 use crate::h2::ErrorCode;
@@ -27,13 +28,7 @@ pub struct LargeRangeCall {
     caller: Caller,
     /// None until the first walk is through.
     measured: Option<Measured>,
-    /// Bytes of the answer that were given to the connection, and how many it had taken when that
-    /// was last looked at.
-    made: u64,
-    taken: u64,
-    taken_ms: u64,
-    /// The client gives up at this time, or is given up.
-    deadline_ms: u64,
+    patience: Patience,
 }
 
 /// What a slice of work has come to.
@@ -78,10 +73,7 @@ impl Core {
             header,
             caller,
             measured: None,
-            made: 0,
-            taken: 0,
-            taken_ms: self.now_ms,
-            deadline_ms: if caller.is_clients_deadline { caller.deadline_ms } else { u64::MAX },
+            patience: Patience::new(caller, self.now_ms),
         };
         connection.put(caller.stream, Call::LargeRange(Box::new(call)));
         self.streaming.push_back(StreamKey::new(caller.connection, caller.stream));
@@ -111,17 +103,21 @@ impl Core {
     ) -> bool {
         let Some((connection, stream)) = connections.stream(key) else { return false };
         let room = connection.room(stream);
-        let queued = connection.queued(stream) as u64;
+        let queued = connection.queued(stream);
         let Some(Call::LargeRange(call)) = connection.calls.get_mut(&stream) else { return false };
-        if call.is_overdue(queued, self.now_ms) {
+        if let Some(code) = call.patience.verdict(queued, self.now_ms) {
             let caller = call.caller;
             connection.forget(stream);
             if let Some((connection, stream)) = connections.touch_stream(key)
                 && let Some(h2) = connection.h2()
             {
-                h2.reset(stream, ErrorCode::ENHANCE_YOUR_CALM);
+                h2.reset(stream, code);
             }
-            self.metrics.handled(caller.method, Code::ResourceExhausted);
+            let code = match code {
+                ErrorCode::CANCEL => Code::DeadlineExceeded,
+                _ => Code::ResourceExhausted,
+            };
+            self.metrics.handled(caller.method, code);
             return false;
         }
         if call.measured.is_some() && room == 0 {
@@ -131,8 +127,8 @@ impl Core {
         let mut out = Vec::new();
         match self.step_large_range(call, room, &mut out, budget) {
             Ok(step) => {
-                let starts = call.made == 0 && !out.is_empty();
-                call.made += out.len() as u64;
+                let starts = !call.patience.has_made_some() && !out.is_empty();
+                call.patience.made(out.len());
                 let Some((connection, stream)) = connections.touch_stream(key) else {
                     return false;
                 };
@@ -166,7 +162,7 @@ impl Core {
     fn end_large_range(&self, connections: &mut Connections, key: StreamKey, error: RpcError) {
         let Some((connection, stream)) = connections.touch_stream(key) else { return };
         let Some(Call::LargeRange(call)) = connection.forget(stream) else { return };
-        if call.made == 0 {
+        if !call.patience.has_made_some() {
             connections.refuse(call.caller.connection, stream, error);
         } else if let Some(h2) = connection.h2() {
             h2.reset(stream, ErrorCode::INTERNAL_ERROR);
@@ -188,7 +184,7 @@ impl Core {
             *budget = budget.saturating_sub(limits::MEASURED_SLICE_COST_BYTES);
             let slice = call.range.measure(&reader, limits::MEASURED_SLICE_KEYS).map_err(failed)?;
             if let Some(measured) = slice {
-                call.begin(measured, out)?;
+                call.begin(measured, self.now_ms, out)?;
             }
             return Ok(Step::More);
         };
@@ -204,19 +200,13 @@ impl Core {
 }
 
 impl LargeRangeCall {
-    /// Whether the client has taken too long, or has no use for the answer any more. As long as nothing waits
-    /// for it, it is not the client that is slow.
-    fn is_overdue(&mut self, queued: u64, now_ms: u64) -> bool {
-        let taken = self.made.saturating_sub(queued);
-        if taken > self.taken || queued == 0 {
-            self.taken = taken;
-            self.taken_ms = now_ms;
-        }
-        now_ms >= self.deadline_ms || now_ms - self.taken_ms >= limits::LARGE_RANGE_STALL_MS
-    }
-
     /// The length is known: the message begins.
-    fn begin(&mut self, measured: Measured, out: &mut Vec<u8>) -> Result<(), RpcError> {
+    fn begin(
+        &mut self,
+        measured: Measured,
+        now_ms: u64,
+        out: &mut Vec<u8>,
+    ) -> Result<(), RpcError> {
         self.measured = Some(measured);
         let mut tail = Vec::new();
         write_tail(&measured, &mut tail);
@@ -225,9 +215,7 @@ impl LargeRangeCall {
             let text = format!("grpc: message too large ({len} bytes)");
             return Err(RpcError::with(Code::ResourceExhausted, text));
         }
-        let slow_ms = len / limits::LARGE_RANGE_BYTES_PER_MS_MIN;
-        let last_ms = self.taken_ms + limits::LARGE_RANGE_STALL_MS + slow_ms;
-        self.deadline_ms = self.deadline_ms.min(last_ms);
+        self.patience.begin(len, now_ms);
         out.extend_from_slice(&grpc::encode_prefix(len as usize));
         self.header.encode(out);
         Ok(())

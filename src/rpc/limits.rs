@@ -58,11 +58,11 @@ pub const MEASURED_SLICE_COST_BYTES: usize = 256 << 10;
 /// A slice of an answer.
 pub const WRITTEN_SLICE_BYTES: usize = 64 << 10;
 
-/// A large range whose client takes nothing for so long is given up (RST_STREAM with
+/// A large range or a snapshot whose client takes nothing for so long is given up (RST_STREAM with
 /// ENHANCE_YOUR_CALM), and so is one that is slower than the rate on the whole: it keeps pages from being
 /// used again. Chosen: a thousandth of what a local client takes.
-pub const LARGE_RANGE_STALL_MS: u64 = 30_000;
-pub const LARGE_RANGE_BYTES_PER_MS_MIN: u64 = 1_024;
+pub const PINNED_STALL_MS: u64 = 30_000;
+pub const PINNED_BYTES_PER_MS_MIN: u64 = 1_024;
 
 /// Reads of the whole server that wait for their linearization point; beyond it `too many requests`.
 /// Chosen: what a core answers in a quarter of a second.

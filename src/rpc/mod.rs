@@ -25,6 +25,7 @@ mod limits;
 mod maintenance;
 mod method;
 mod metrics;
+mod patience;
 mod range_stream;
 mod snapshot;
 #[cfg(test)]
@@ -624,8 +625,17 @@ impl Core {
             });
         }
         for (caller, why) in late {
-            let error = if caller.is_clients_deadline { error::DEADLINE_EXCEEDED } else { why };
-            self.reply(connections, caller, Err(error));
+            if caller.is_clients_deadline {
+                self.metrics.handled(caller.method, Code::DeadlineExceeded);
+                connections.cancel(caller.connection, caller.stream);
+            } else {
+                self.reply(connections, caller, Err(why));
+            }
+        }
+        for (id, stream) in connections.overdue(now_ms) {
+            if let Some(call) = connections.cancel(id, stream) {
+                self.abandon(StreamKey::new(id, stream), call);
+            }
         }
     }
 

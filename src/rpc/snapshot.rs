@@ -2,7 +2,8 @@
 //!
 //! The state is pinned and walked twice, in slices: once to lay out the file, once to send it. The
 //! file never exists as a whole; what waits for the client is bounded like any stream. Messages
-//! have etcd's sizes, and the last one is the SHA-256 of all bytes before.
+//! have etcd's sizes, and the last one is the SHA-256 of all bytes before. A client that does not take
+//! them in time is given up: see [`Patience`].
 
 use bytes::Bytes;
 use sha2::{Digest, Sha256};
@@ -13,6 +14,7 @@ use super::dispatch::decode;
 use super::encode::Message;
 use super::error::{self, RpcError};
 use super::limits;
+use super::patience::Patience;
 use crate::apply::export::{Export, Item, Versions};
 use crate::bbolt::{Leaves, Plan, Planner};
 use crate::mvcc::MvccError;
@@ -25,6 +27,7 @@ const BLOB_BYTES: usize = 32 << 10;
 pub struct SnapshotCall {
     export: Export,
     stage: Stage,
+    patience: Patience,
     hash: Sha256,
     /// Bytes of the file that were not sent yet, and how many will still be made.
     ready: Vec<u8>,
@@ -56,6 +59,7 @@ impl Core {
         let call = SnapshotCall {
             export: Export::begin(&mut self.node.applier, versions),
             stage: Stage::Planning(Box::default()),
+            patience: Patience::new(caller, self.now_ms),
             hash: Sha256::new(),
             ready: Vec::new(),
             remaining: 0,
@@ -95,13 +99,25 @@ impl Core {
     /// Tells whether the snapshot goes on.
     fn feed_snapshot(&mut self, connections: &mut Connections, key: StreamKey) -> bool {
         let Some((connection, stream)) = connections.stream(key) else { return false };
-        if connection.room(stream) == 0 {
+        let (room, queued) = (connection.room(stream), connection.queued(stream));
+        let Some(Call::Snapshot(call)) = connection.calls.get_mut(&stream) else { return false };
+        if let Some(code) = call.patience.verdict(queued, self.now_ms) {
+            tracing::warn!("the client of a database snapshot takes too long; giving it up");
+            connection.forget(stream);
+            if let Some((connection, stream)) = connections.touch_stream(key)
+                && let Some(h2) = connection.h2()
+            {
+                h2.reset(stream, code);
+            }
+            return false;
+        }
+        if room == 0 {
             return true;
         }
         let Some((connection, stream)) = connections.touch_stream(key) else { return false };
         let Some(Call::Snapshot(call)) = connection.calls.get_mut(&stream) else { return false };
         let was_planning = matches!(call.stage, Stage::Planning(_));
-        match call.step(&self.node.applier.store) {
+        match call.step(&self.node.applier.store, self.now_ms) {
             Ok(messages) => {
                 let done = matches!(call.stage, Stage::Sent);
                 if was_planning && !matches!(call.stage, Stage::Planning(_)) {
@@ -136,7 +152,11 @@ impl Core {
 
 impl SnapshotCall {
     /// Goes on for one slice; gives the messages that have become ready.
-    fn step(&mut self, store: &crate::store::Store) -> Result<Vec<Message>, MvccError> {
+    fn step(
+        &mut self,
+        store: &crate::store::Store,
+        now_ms: u64,
+    ) -> Result<Vec<Message>, MvccError> {
         match &mut self.stage {
             Stage::Planning(planner) => {
                 let more =
@@ -150,7 +170,7 @@ impl SnapshotCall {
                     )?;
                 if !more {
                     let plan = std::mem::take(planner).finish();
-                    self.begin_sending(plan);
+                    self.begin_sending(plan, now_ms);
                 }
                 Ok(Vec::new())
             }
@@ -180,7 +200,8 @@ impl SnapshotCall {
         }
     }
 
-    fn begin_sending(&mut self, plan: Plan) {
+    fn begin_sending(&mut self, plan: Plan, now_ms: u64) {
+        self.patience.begin(plan.bytes, now_ms);
         self.export.rewind();
         self.remaining = plan.bytes;
         self.stage = Stage::Sending(Leaves::new(&plan));
@@ -205,12 +226,14 @@ impl SnapshotCall {
         messages
     }
 
-    fn message(&self, blob: Bytes) -> Message {
-        Message::of(&SnapshotResponse {
+    fn message(&mut self, blob: Bytes) -> Message {
+        let message = Message::of(&SnapshotResponse {
             header: None,
             remaining_bytes: self.remaining,
             blob,
             version: version::STORAGE_VERSION.to_owned(),
-        })
+        });
+        self.patience.made(message.body_len());
+        message
     }
 }

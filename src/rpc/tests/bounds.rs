@@ -5,13 +5,15 @@ use super::fixture::{Bed, Peer, REQUEST_TIMEOUT_MS, frame};
 use crate::h2::ErrorCode;
 use crate::proto::etcdserverpb::{
     LeaseGrantRequest, LeaseKeepAliveRequest, LeaseKeepAliveResponse, PutRequest, RangeRequest,
-    RangeResponse,
+    RangeResponse, SnapshotRequest, WatchCreateRequest, WatchRequest, watch_request::RequestUnion,
 };
 use crate::rpc::limits;
 use prost::Message;
 
 const PUT: &str = "/etcdserverpb.KV/Put";
 const RANGE: &str = "/etcdserverpb.KV/Range";
+const SNAPSHOT: &str = "/etcdserverpb.Maintenance/Snapshot";
+const WATCH: &str = "/etcdserverpb.Watch/Watch";
 const KEEP_ALIVE: &str = "/etcdserverpb.Lease/LeaseKeepAlive";
 const TOO_MANY: (Option<&str>, &str) = (Some("2"), "etcdserver: too many requests");
 
@@ -61,12 +63,42 @@ fn who_gives_up_first_decides_what_a_late_call_is_told() {
     bed.now_ms += 600;
     bed.turn();
     peer.take(&mut bed);
-    assert_eq!(peer.answer(hasty), (Some("4"), "context deadline exceeded"));
+    assert_eq!(peer.answers[&hasty].reset, Some(ErrorCode::CANCEL.0));
     assert_eq!(peer.answer(patient), (None, ""));
     bed.now_ms += REQUEST_TIMEOUT_MS;
     bed.turn();
     peer.take(&mut bed);
     assert_eq!(peer.answer(patient), (Some("14"), "etcdserver: request timed out"));
+}
+
+#[test]
+fn a_stream_ends_at_its_clients_deadline() {
+    let mut bed = Bed::ready();
+    let mut peer = bed.connect();
+    let create = WatchCreateRequest { key: "a".into(), ..Default::default() };
+    let request_union = Some(RequestUnion::CreateRequest(create));
+    let watch = WatchRequest { request_union };
+    let timed = peer.open(&mut bed, WATCH, &[(b"grpc-timeout", b"1S")]);
+    peer.message(&mut bed, timed, &watch, false);
+    let endless = peer.open(&mut bed, WATCH, &[]);
+    peer.message(&mut bed, endless, &watch, false);
+    let renewal = LeaseKeepAliveRequest { id: 7 };
+    let renewed = peer.open(&mut bed, KEEP_ALIVE, &[(b"grpc-timeout", b"1S")]);
+    peer.message(&mut bed, renewed, &renewal, false);
+    for (wait_ms, expected) in [(900, None), (200, Some(ErrorCode::CANCEL.0))] {
+        bed.now_ms += wait_ms;
+        bed.settle();
+        peer.take(&mut bed);
+        assert_eq!(peer.answers[&timed].reset, expected);
+        assert_eq!(peer.answers[&renewed].reset, expected);
+        assert_eq!(peer.answers[&endless].reset, None);
+    }
+    // The watcher of the stream that has ended is gone, the other one is told.
+    peer.call(&mut bed, PUT, &put("a", 1));
+    bed.settle();
+    let told = peer.answers[&endless].data.len();
+    peer.take(&mut bed);
+    assert!(peer.answers[&endless].data.len() > told);
 }
 
 #[test]
@@ -263,12 +295,52 @@ fn a_large_range_goes_on_as_it_is_taken_and_is_given_up_when_it_is_not() {
     assert_eq!((response.kvs.len(), response.count), (3_000, 3_000));
     assert!(response.kvs.iter().all(|kv| kv.value.len() == 1_000));
     bed.settle();
-    for (peer, stream) in [(&mut peer, stalled), (&mut hasty, timed)] {
+    let (calm, cancel) = (ErrorCode::ENHANCE_YOUR_CALM, ErrorCode::CANCEL);
+    for (peer, stream, code) in [(&mut peer, stalled, calm), (&mut hasty, timed, cancel)] {
         peer.take(&mut bed);
-        let reset = peer.answers[&stream].reset;
-        assert_eq!(reset, Some(ErrorCode::ENHANCE_YOUR_CALM.0), "{stream}");
+        assert_eq!(peer.answers[&stream].reset, Some(code.0), "{stream}");
     }
     // The store notices at its next commit.
+    writer.call(&mut bed, PUT, &put("key-000000", 3));
+    bed.settle();
+    assert_eq!(bed.server.node().applier.store.reader_count(), 0, "nothing is pinned any more");
+    assert_serves(&mut bed);
+}
+
+#[test]
+fn a_snapshot_goes_on_as_it_is_taken_and_is_given_up_when_it_is_not() {
+    let mut bed = filled(3_000);
+    let mut peer = bed.connect();
+    let taken = peer.call(&mut bed, SNAPSHOT, &SnapshotRequest {});
+    let stalled = peer.call(&mut bed, SNAPSHOT, &SnapshotRequest {});
+    let mut hasty = bed.connect();
+    let timed = hasty.open(&mut bed, SNAPSHOT, &[(b"grpc-timeout", b"5S")]);
+    hasty.message(&mut bed, timed, &SnapshotRequest {}, true);
+    let mut steady = bed.connect();
+    let slow = steady.call(&mut bed, SNAPSHOT, &SnapshotRequest {});
+    for _ in 0..20 {
+        bed.settle();
+    }
+    // Each step is half a second: one client takes 200 kB of it, another one 10 kB.
+    for _ in 0..90 {
+        peer.grant(&mut bed, taken, 100_000);
+        peer.grant(&mut bed, taken, 100_000);
+        steady.grant(&mut bed, slow, 10_000);
+        bed.settle();
+        peer.take(&mut bed);
+        steady.take(&mut bed);
+        bed.now_ms += 500;
+    }
+    assert_eq!(peer.answer(taken), (Some("0"), ""));
+    assert!(peer.answers[&taken].data.len() > 3_000_000);
+    bed.settle();
+    let (calm, cancel) = (ErrorCode::ENHANCE_YOUR_CALM, ErrorCode::CANCEL);
+    let ends = [(&mut peer, stalled, calm), (&mut hasty, timed, cancel), (&mut steady, slow, calm)];
+    for (peer, stream, code) in ends {
+        peer.take(&mut bed);
+        assert_eq!(peer.answers[&stream].reset, Some(code.0), "{stream}");
+    }
+    let mut writer = bed.connect();
     writer.call(&mut bed, PUT, &put("key-000000", 3));
     bed.settle();
     assert_eq!(bed.server.node().applier.store.reader_count(), 0, "nothing is pinned any more");
