@@ -15,6 +15,7 @@ use crate::proto::etcdserverpb::{
     PutRequest, RequestHeader, TxnRequest,
 };
 use crate::proto::membershippb::ClusterMemberAttrSetRequest;
+use crate::proto::{self, decode_txn};
 
 /// The kinds of requests that are replicated, with their field numbers in `InternalRaftRequest`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -50,6 +51,12 @@ pub enum Request {
 /// Bytes that no member proposes.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Undecodable;
+
+impl From<proto::Malformed> for Undecodable {
+    fn from(_: proto::Malformed) -> Undecodable {
+        Undecodable
+    }
+}
 
 impl From<prost::DecodeError> for Undecodable {
     fn from(_: prost::DecodeError) -> Undecodable {
@@ -105,7 +112,7 @@ pub fn unwrap(mut entry: Bytes) -> Result<(u64, Request), Undecodable> {
             HEADER_FIELD => id = RequestHeader::decode(inner)?.id,
             4 => request = Request::Put(PutRequest::decode(inner)?),
             5 => request = Request::DeleteRange(DeleteRangeRequest::decode(inner)?),
-            6 => request = Request::Txn(TxnRequest::decode(inner)?),
+            6 => request = Request::Txn(decode_txn(inner)?),
             7 => request = Request::Compaction(CompactionRequest::decode(inner)?),
             8 => request = Request::LeaseGrant(LeaseGrantRequest::decode(inner)?),
             9 => request = Request::LeaseRevoke(LeaseRevokeRequest::decode(inner)?),

@@ -9,6 +9,10 @@
 //!
 //! Knows nothing of gRPC, of validation, or of what a request means.
 
+mod txn;
+
+pub use txn::{Malformed, TXN_DEPTH_MAX, decode_txn};
+
 /// Keys, transactions, watches, leases, members, maintenance, auth, and the log entry's data
 /// ([`InternalRaftRequest`](etcdserverpb::InternalRaftRequest)).
 #[allow(clippy::all)]

@@ -3,7 +3,7 @@
 use bytes::Bytes;
 use prost::Message;
 
-use super::{etcdserverpb as pb, mvccpb};
+use super::{TXN_DEPTH_MAX, decode_txn, etcdserverpb as pb, mvccpb};
 
 const WIRE: &str = include_str!("wire.txt");
 
@@ -303,13 +303,65 @@ fn truncated_and_unknown_input_is_an_error_or_skipped_but_never_a_panic() {
     assert!(pb::PutRequest::decode(&b"\x0b"[..]).is_err());
     let unknown: &[u8] = b"\xf8\x3f\x01\x0a\x01k";
     assert_eq!(pb::PutRequest::decode(unknown).unwrap().key, "k");
-    // 200 levels of nesting: prost stops at its limit instead of overflowing the stack.
+    // prost stops at its limit instead of overflowing the stack.
+    assert!(pb::TxnRequest::decode(nested(200)).is_err());
+}
+
+/// Transactions within each other.
+fn nested(depth: usize) -> Bytes {
     let mut bytes = Vec::new();
-    for _ in 0..200 {
+    for _ in 1..depth {
         let op = [&b"\x22"[..], &varint(bytes.len()), &bytes].concat();
         bytes = [&b"\x12"[..], &varint(op.len()), &op].concat();
     }
-    assert!(pb::TxnRequest::decode(bytes.as_slice()).is_err());
+    bytes.into()
+}
+
+#[test]
+fn transactions_are_decoded_as_deep_as_etcds_bound_lets_them_be_and_no_deeper() {
+    for (depth, expected) in
+        [(1, true), (128, true), (TXN_DEPTH_MAX, true), (TXN_DEPTH_MAX + 1, false)]
+    {
+        let decoded = decode_txn(nested(depth));
+        assert_eq!(decoded.is_ok(), expected, "{depth}");
+        if let Ok(txn) = decoded {
+            assert_eq!(txn.encode_to_vec(), nested(depth), "{depth}");
+        }
+    }
+    assert!(decode_txn(nested(5_000)).is_err());
+}
+
+#[test]
+fn transactions_are_decoded_as_prost_decodes_them() {
+    let mut seed = 7;
+    let mut random = |below: u64| {
+        seed ^= seed << 13;
+        seed ^= seed >> 7;
+        seed ^= seed << 17;
+        seed % below
+    };
+    let mut decoded = [0; 2];
+    for _ in 0..20_000 {
+        // Fields that are almost right, some within others.
+        let mut bytes: Vec<u8> = Vec::new();
+        for _ in 0..random(9) {
+            let field = match random(12) {
+                0 => vec![random(256) as u8],
+                1 => [&b"\x60"[..], &varint(random(300) as usize)].concat(),
+                tag => {
+                    let from = random(bytes.len() as u64 + 1) as usize;
+                    let inner = bytes.split_off(from);
+                    let tag = (tag as u8 % 5 + 1) << 3 | 2;
+                    [&[tag][..], &varint(inner.len()), &inner].concat()
+                }
+            };
+            bytes.extend(field);
+        }
+        let ours = decode_txn(bytes.clone().into()).ok();
+        assert_eq!(ours, pb::TxnRequest::decode(&bytes[..]).ok(), "{bytes:x?}");
+        decoded[usize::from(ours.is_some())] += 1;
+    }
+    assert!(decoded.into_iter().all(|count| count > 1_000), "{decoded:?}");
 }
 
 fn varint(n: usize) -> Vec<u8> {

@@ -14,6 +14,7 @@ use crate::apply::{ApplyError, Outcome};
 use crate::membership::ChangeError;
 use crate::mvcc::{MvccError, is_read_only, is_serializable};
 use crate::node::{ProposeError, Refusal};
+use crate::proto::decode_txn;
 use crate::proto::etcdserverpb::{
     CompactionRequest, DeleteRangeRequest, PutRequest, RangeRequest, TxnRequest,
 };
@@ -47,7 +48,8 @@ impl Core {
     }
 
     pub(super) fn txn(&mut self, caller: Caller, message: Bytes) -> Answer {
-        let request: TxnRequest = attempt!(decode(message.clone()));
+        let request = decode_txn(message.clone()).map_err(|_| error::MALFORMED_MESSAGE);
+        let request = attempt!(request);
         if !self.node.admit(cost::txn(&request)) {
             return error::NO_SPACE.into();
         }
