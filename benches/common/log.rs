@@ -1,5 +1,5 @@
 //! The log on a real disk, as the server drives it, but with blocking calls: batches by `O_DIRECT | O_DSYNC`, segments
-//! made ahead of their use and removed by a thread beside.
+//! made ahead of their use by a thread beside, out of those that have gone if there are any.
 
 use std::fs::{File, OpenOptions};
 use std::os::fd::AsRawFd;
@@ -112,12 +112,19 @@ pub fn zeroed(path: &Path, bytes: u64) {
 fn carry_out(dir: &Path, op: &Op) {
     match op {
         Op::Create { segment, bytes } => {
-            let temp = dir.join("segment.tmp");
-            zeroed(&temp, *bytes);
-            std::fs::rename(&temp, dir.join(segment.file_name())).expect("a rename");
+            let made = dir.join("segment.tmp");
+            let spare = dir.join("segment.spare");
+            let has_spare = std::fs::metadata(&spare).is_ok_and(|spare| spare.len() == *bytes);
+            if !has_spare {
+                zeroed(&made, *bytes);
+            }
+            let from = if has_spare { spare } else { made };
+            std::fs::rename(from, dir.join(segment.file_name())).expect("a rename");
         }
         Op::Remove { segment } => {
-            std::fs::remove_file(dir.join(segment.file_name())).expect("a segment to remove");
+            // One is enough: what is written is released at once.
+            let spare = dir.join("segment.spare");
+            std::fs::rename(dir.join(segment.file_name()), spare).expect("a segment that has gone");
         }
         Op::Write { .. } => unreachable!("written by the one who appends"),
     }

@@ -245,7 +245,7 @@ impl Names {
         let used = self.wal_is_separate
             && std::fs::read_dir(&self.wal).is_ok_and(|mut entries| {
                 entries.any(|entry| {
-                    entry.is_ok_and(|entry| super::segments::parse(&entry.file_name()).is_some())
+                    entry.is_ok_and(|entry| super::segments::is_of_log(&entry.file_name()))
                 })
             });
         if used { Err(self.mismatch("it holds the log of another member")) } else { Ok(()) }

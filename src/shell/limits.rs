@@ -64,6 +64,10 @@ pub const STOP_GRACE_MS: u64 = 1_000;
 /// this one keeps the ring's queue (`RING_DEPTH`) from being filled by any change of that.
 pub const STORE_OPS_IN_FLIGHT_MAX: usize = 32;
 
+/// Segments of the log that are kept for later use when they are not needed any more. With the two or three
+/// in use that is as much space as etcd's five segments and their snapshots take.
+pub const LOG_SPARES_MAX: usize = 4;
+
 /// Files are zeroed in pieces of this size, one at a time, so that a log write waits behind
 /// one piece at most.
 pub const ZERO_PIECE_BYTES: usize = 256 << 10;

@@ -2,8 +2,9 @@
 //!
 //! Invariants: at most one write is in flight, which the log promises and this file asserts. A
 //! write is reported done only when it is durable: one `O_DIRECT | O_DSYNC` write, or a buffered
-//! write and an fdatasync where the file system refuses O_DIRECT. What fails ends the process,
-//! except a full disk at creation.
+//! write and an fdatasync where the file system refuses O_DIRECT. A file becomes another segment only
+//! when its removal as the former one is durable. What fails ends the process, except a full disk at
+//! creation.
 //!
 //! glommio 0.9 and O_DIRECT files: it would send writes through a polled ring (a busy loop while one
 //! is in flight) if the device seemed to support that, and finds out by a read of the first file it
@@ -12,8 +13,8 @@
 //! `describable` looks before it does.
 
 use super::glommio_files::{self, blocking, plain, short};
-use super::limits::DIRECT_ALIGN;
-use super::segments::{self, Created};
+use super::limits::{DIRECT_ALIGN, LOG_SPARES_MAX};
+use super::segments::{self, Created, Spare};
 use super::{fatal, files};
 use glommio::io::{BufferedFile, DmaFile, OpenOptions};
 use std::cell::{Cell, RefCell};
@@ -40,9 +41,19 @@ pub fn probe(dir: &Path, no_fsync: bool) -> io::Result<Durability> {
     if no_fsync {
         return Ok(Durability::None);
     }
-    let path = segments::write_probe(dir, &[0; DIRECT_ALIGN])?;
-    let tried = try_direct(&path);
-    std::fs::remove_file(&path)?;
+    let tried = match segments::write_probe(dir, &[0; DIRECT_ALIGN]) {
+        Ok(path) => {
+            let tried = try_direct(&path);
+            std::fs::remove_file(&path)?;
+            tried
+        }
+        // A member starts on a full disk, too. Then the log is asked, of which nothing is changed.
+        Err(error) if files::is_no_space(&error) => match segments::list(dir)?.first() {
+            Some((segment, _)) => try_direct_read(&dir.join(segment.file_name())),
+            None => Err(error),
+        },
+        Err(error) => Err(error),
+    };
     match tried {
         Ok(()) if describable(std::fs::metadata(dir)?.dev()) => Ok(Durability::Direct),
         Ok(()) => {
@@ -70,14 +81,22 @@ fn refuses_direct(error: &io::Error) -> bool {
 }
 
 fn try_direct(path: &Path) -> io::Result<()> {
-    let file = std::fs::OpenOptions::new()
-        .write(true)
-        .custom_flags(libc::O_DIRECT | libc::O_DSYNC)
-        .open(path)?;
-    let memory = [0; 2 * DIRECT_ALIGN];
+    let mut options = std::fs::OpenOptions::new();
+    let file = options.write(true).custom_flags(libc::O_DIRECT | libc::O_DSYNC).open(path)?;
+    with_block(|block| file.write_all_at(block, 0))
+}
+
+fn try_direct_read(path: &Path) -> io::Result<()> {
+    let mut options = std::fs::OpenOptions::new();
+    let file = options.read(true).custom_flags(libc::O_DIRECT).open(path)?;
+    with_block(|block| file.read_exact_at(block, 0))
+}
+
+/// Memory as O_DIRECT wants it.
+fn with_block(work: impl FnOnce(&mut [u8]) -> io::Result<()>) -> io::Result<()> {
+    let mut memory = [0; 2 * DIRECT_ALIGN];
     let skip = memory.as_ptr().align_offset(DIRECT_ALIGN);
-    let block = memory.get(skip..skip + DIRECT_ALIGN).ok_or(io::ErrorKind::InvalidInput)?;
-    file.write_all_at(block, 0)
+    work(memory.get_mut(skip..skip + DIRECT_ALIGN).ok_or(io::ErrorKind::InvalidInput)?)
 }
 
 /// Whether glommio can read the device's properties from sysfs. A file system without a block
@@ -115,6 +134,10 @@ pub struct LogDisk {
     dir: PathBuf,
     durability: Durability,
     open: RefCell<HashMap<SegmentId, Segment>>,
+    /// Files of segments that have gone, durably, for those to come.
+    spares: RefCell<Vec<Spare>>,
+    /// The length of the last segment that was created: only a spare like that has a use.
+    bytes: Cell<Option<u64>>,
     write_in_flight: Cell<bool>,
     /// A full disk has been met and told of.
     full: Cell<bool>,
@@ -130,6 +153,8 @@ impl LogDisk {
             dir: dir.to_owned(),
             durability,
             open: RefCell::default(),
+            spares: RefCell::new(segments::spares(dir)?),
+            bytes: Cell::new(None),
             write_in_flight: Cell::new(false),
             full: Cell::new(false),
             null,
@@ -150,12 +175,24 @@ impl LogDisk {
         self.write_in_flight.get()
     }
 
-    /// Creates a segment on the blocking thread and opens it for the writes to come.
+    /// Creates a segment on the blocking thread, out of a spare if there is one of this length, and opens
+    /// it for the writes to come.
     pub async fn create(&self, segment: SegmentId, len: u64) -> Created {
         let dir = self.dir.clone();
         let direct = self.durability == Durability::Direct;
-        let made = blocking(move || segments::create(&dir, segment, len, direct)).await;
-        let created = segments::judge(&self.dir, segment, made);
+        self.bytes.set(Some(len));
+        let spare = self.take_spare(len);
+        let made = blocking(move || match spare {
+            Some(spare) => segments::reuse(&dir, &spare.path, segment),
+            None => segments::create(&dir, segment, len, direct),
+        })
+        .await;
+        let mut created = segments::judge(&self.dir, segment, made);
+        if created == Created::NoSpace && self.drop_spares(0).await {
+            let dir = self.dir.clone();
+            let made = blocking(move || segments::create(&dir, segment, len, direct)).await;
+            created = segments::judge(&self.dir, segment, made);
+        }
         match created {
             Created::Done => {
                 self.full.set(false);
@@ -202,11 +239,45 @@ impl LogDisk {
             close(file).await;
         }
         let dir = self.dir.clone();
-        if let Err(error) = blocking(move || segments::remove(&dir, segment)).await
-            && error.kind() != io::ErrorKind::NotFound
-        {
-            fatal::disk("remove log segment", &self.path(segment), None, &error);
+        let keep = self.spares.borrow().len() < LOG_SPARES_MAX;
+        let wanted = self.bytes.get();
+        let removed = blocking(move || {
+            let bytes = std::fs::metadata(dir.join(segment.file_name()))?.len();
+            if keep && wanted.is_none_or(|wanted| wanted == bytes) {
+                return segments::retire(&dir, segment).map(Some);
+            }
+            segments::remove(&dir, segment).map(|()| None)
+        })
+        .await;
+        match removed {
+            Ok(spare) => self.spares.borrow_mut().extend(spare),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+            Err(error) => fatal::disk("remove log segment", &self.path(segment), None, &error),
         }
+    }
+
+    /// Gives the space of all spares but so many back: somebody needs it more. False if there are no more.
+    pub async fn drop_spares(&self, kept: usize) -> bool {
+        let mut spares = self.spares.take();
+        let stay = spares.split_off(spares.len().saturating_sub(kept));
+        self.spares.replace(stay);
+        if spares.is_empty() {
+            return false;
+        }
+        let removed =
+            blocking(move || spares.iter().try_for_each(|spare| std::fs::remove_file(&spare.path)));
+        // What is still there is found by the next start.
+        if let Err(error) = removed.await {
+            tracing::warn!(path = %self.dir.display(), %error, "cannot remove a spare segment");
+        }
+        true
+    }
+
+    /// A spare of this length, the one that was a segment longest ago.
+    fn take_spare(&self, len: u64) -> Option<Spare> {
+        let mut spares = self.spares.borrow_mut();
+        let at = spares.iter().position(|spare| spare.bytes == len)?;
+        Some(spares.remove(at))
     }
 
     async fn segment(&self, segment: SegmentId) -> Segment {

@@ -339,7 +339,15 @@ impl Core {
 
     async fn store_operation(&self, id: store::OpId, op: store::Op) {
         let disk = self.store_disk.borrow().clone();
-        let grown = disk.run(op).await;
+        let len = match op {
+            store::Op::Grow { len } => len,
+            _ => 0,
+        };
+        let mut grown = disk.run(op).await;
+        // One stays: on a full disk it is the only file that the log can go on in.
+        if grown == Grown::NoSpace && self.log_disk.drop_spares(1).await {
+            grown = disk.grow(len).await;
+        }
         disk.finished();
         let now_ms = self.clock.now_ms();
         match grown {

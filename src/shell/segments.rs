@@ -8,6 +8,16 @@
 //! 3. Sync of the file, rename, sync of the directory. Torn before: a temporary file, removed at
 //!    the next start. Torn between rename and the last sync: either name may be found; both are fine,
 //!    since nothing has been written into the segment yet.
+//!
+//! The zeros are as many bytes as the log itself, so they are written for the first few segments only.
+//! A segment that nothing needs any more is kept, as a *spare* under another name, and becomes a later
+//! one. What is in it stays there: the log knows it by its stamps. The order:
+//!
+//! 1. Rename to the spare's name, sync of the directory. Torn: the segment is still the oldest, or
+//!    it is gone.
+//! 2. Only then it can be taken: rename to the new segment's name, sync of the directory. Torn: it is
+//!    a spare or a segment that nothing was written to.
+//! 3. Only then it is written to. Sooner, a crash could leave the new content under an old name.
 
 use super::limits::{DIRECT_ALIGN, ZERO_PAUSE_MAX, ZERO_PAUSES, ZERO_PIECE_BYTES};
 use super::{fatal, files};
@@ -22,6 +32,8 @@ use wal::{SegmentId, SegmentSource};
 const SUFFIX: &str = ".log";
 /// What is not a segment yet; removed at start.
 const TEMP_SUFFIX: &str = ".log.tmp";
+/// What was a segment and will be one again.
+const SPARE_SUFFIX: &str = ".log.spare";
 
 /// Segment of a file name; `None` for whatever else lies in the directory.
 pub fn parse(name: &OsStr) -> Option<SegmentId> {
@@ -90,6 +102,51 @@ fn write_zeros(file: &File, len: u64, paced: bool) -> io::Result<()> {
     Ok(())
 }
 
+/// Makes a segment out of a spare.
+pub fn reuse(dir: &Path, spare: &Path, segment: SegmentId) -> io::Result<()> {
+    std::fs::rename(spare, dir.join(segment.file_name()))?;
+    files::sync_dir(dir)
+}
+
+/// Makes a spare out of a segment that is not needed any more, durably.
+pub fn retire(dir: &Path, segment: SegmentId) -> io::Result<Spare> {
+    let path = dir.join(format!("{:016x}{SPARE_SUFFIX}", segment.0));
+    std::fs::rename(dir.join(segment.file_name()), &path)?;
+    files::sync_dir(dir)?;
+    let bytes = std::fs::metadata(&path)?.len();
+    Ok(Spare { path, bytes })
+}
+
+/// A file that was a segment and can be one again.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Spare {
+    pub path: PathBuf,
+    pub bytes: u64,
+}
+
+/// The spares in a directory, those of the oldest segments first.
+pub fn spares(dir: &Path) -> io::Result<Vec<Spare>> {
+    let mut found = Vec::new();
+    for entry in std::fs::read_dir(dir)? {
+        let entry = entry?;
+        if of_spare(&entry.file_name()).is_some() {
+            found.push(Spare { path: entry.path(), bytes: entry.metadata()?.len() });
+        }
+    }
+    found.sort_by(|a, b| a.path.cmp(&b.path));
+    Ok(found)
+}
+
+/// The segment that a spare was, by its name.
+fn of_spare(name: &OsStr) -> Option<SegmentId> {
+    parse(OsStr::new(&format!("{}{SUFFIX}", name.to_str()?.strip_suffix(SPARE_SUFFIX)?)))
+}
+
+/// Whether a file of this name belongs to a log.
+pub fn is_of_log(name: &OsStr) -> bool {
+    parse(name).or_else(|| of_spare(name)).is_some()
+}
+
 /// Removes a segment durably. The log has no gaps: were two removals to reach the disk in another
 /// order than they were made in, there would be one.
 pub fn remove(dir: &Path, segment: SegmentId) -> io::Result<()> {
@@ -97,11 +154,18 @@ pub fn remove(dir: &Path, segment: SegmentId) -> io::Result<()> {
     files::sync_dir(dir)
 }
 
-/// Removes what a crash left of unfinished creations.
+/// Removes what a crash left of unfinished creations, and spares that are not older than the log, as
+/// where somebody has put an older log in the place of a newer one: what is in them would not be known
+/// for what it is.
 pub fn remove_leftovers(dir: &Path) -> io::Result<()> {
+    let oldest = list(dir)?.into_iter().map(|(segment, _)| segment).min();
     for entry in std::fs::read_dir(dir)? {
         let entry = entry?;
-        if entry.file_name().to_str().is_some_and(|name| name.ends_with(TEMP_SUFFIX)) {
+        let name = entry.file_name();
+        let unfinished = name.to_str().is_some_and(|name| name.ends_with(TEMP_SUFFIX));
+        let foreign =
+            of_spare(&name).is_some_and(|spare| oldest.is_none_or(|oldest| spare >= oldest));
+        if unfinished || foreign {
             std::fs::remove_file(entry.path())?;
         }
     }
@@ -212,6 +276,12 @@ mod tests {
         for segment in [0, 1, 0xdead_beef, u64::MAX].map(SegmentId) {
             assert_eq!(parse(OsStr::new(&segment.file_name())), Some(segment));
             assert_eq!(parse(OsStr::new(&temp_name(segment))), None);
+            assert!(!is_of_log(OsStr::new(&temp_name(segment))));
+            let spare = format!("{}{SPARE_SUFFIX}", &segment.file_name()[..16]);
+            assert_eq!(
+                (parse(OsStr::new(&spare)), of_spare(OsStr::new(&spare))),
+                (None, Some(segment))
+            );
         }
         for other in [
             "format",
@@ -284,6 +354,40 @@ mod tests {
         }
         remove(temp.path(), SegmentId(1)).unwrap();
         assert_eq!(names(temp.path()), [SegmentId(2).file_name(), SegmentId(3).file_name()]);
+    }
+
+    #[test]
+    fn a_segment_becomes_a_spare_and_a_later_segment_with_what_is_in_it() {
+        let temp = tempfile::tempdir().unwrap();
+        for segment in [1, 2, 3].map(SegmentId) {
+            create(temp.path(), segment, 4096, false).unwrap();
+        }
+        std::fs::write(temp.path().join(SegmentId(1).file_name()), [7; 4096]).unwrap();
+        let first = retire(temp.path(), SegmentId(1)).unwrap();
+        let second = retire(temp.path(), SegmentId(2)).unwrap();
+        let mut segments = Segments::open(temp.path(), true).unwrap();
+        assert_eq!(segments.list().unwrap(), [(SegmentId(3), 4096)], "a spare is no segment");
+        assert_eq!(spares(temp.path()).unwrap(), [first.clone(), second.clone()]);
+        reuse(temp.path(), &first.path, SegmentId(4)).unwrap();
+        assert_eq!(spares(temp.path()).unwrap(), [second]);
+        assert_eq!(segments.read(SegmentId(4)).unwrap(), [7; 4096]);
+    }
+
+    #[test]
+    fn a_spare_that_is_not_older_than_the_log_is_removed() {
+        let temp = tempfile::tempdir().unwrap();
+        for segment in [4, 5, 6].map(SegmentId) {
+            create(temp.path(), segment, 4096, false).unwrap();
+            retire(temp.path(), segment).unwrap();
+        }
+        create(temp.path(), SegmentId(5), 4096, false).unwrap();
+        Segments::open(temp.path(), false).unwrap();
+        let left: Vec<_> =
+            spares(temp.path()).unwrap().into_iter().map(|spare| spare.path).collect();
+        assert_eq!(left, [temp.path().join("0000000000000004.log.spare")]);
+        retire(temp.path(), SegmentId(5)).unwrap();
+        Segments::open(temp.path(), false).unwrap();
+        assert_eq!(spares(temp.path()).unwrap(), [], "there is no log that it could be of");
     }
 
     #[test]

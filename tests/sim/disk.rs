@@ -15,6 +15,7 @@ use wal::{SegmentId, SegmentSource};
 use crate::random::Random;
 
 const SECTOR: usize = 512;
+const SPARES_MAX: usize = 2;
 
 /// What an operation has come to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -26,6 +27,8 @@ pub enum Done {
 #[derive(Default)]
 pub struct LogDisk {
     files: BTreeMap<SegmentId, Vec<u8>>,
+    /// Files of segments that have gone, for those to come.
+    spares: Vec<Vec<u8>>,
     in_flight: Vec<(wal::OpId, wal::Op)>,
     /// No file can be made.
     pub is_full: bool,
@@ -74,11 +77,20 @@ impl LogDisk {
     fn apply(&mut self, op: wal::Op, mut happens: impl FnMut(u64) -> bool) {
         match op {
             wal::Op::Create { segment, bytes } if happens(0) => {
-                let former = self.files.insert(segment, vec![0; bytes as usize]);
+                let spare = self.spares.iter().position(|spare| spare.len() as u64 == bytes);
+                let file = match spare {
+                    Some(spare) => self.spares.remove(spare),
+                    None => vec![0; bytes as usize],
+                };
+                let former = self.files.insert(segment, file);
                 assert!(former.is_none(), "{segment} was there");
             }
             wal::Op::Remove { segment } if happens(0) => {
-                assert!(self.files.remove(&segment).is_some(), "{segment} was not there");
+                let removed = self.files.remove(&segment);
+                let removed = removed.unwrap_or_else(|| panic!("{segment} was not there"));
+                if self.spares.len() < SPARES_MAX {
+                    self.spares.push(removed);
+                }
             }
             wal::Op::Write { segment, offset, data } => {
                 let file = self.files.get_mut(&segment).expect("a segment that was created");

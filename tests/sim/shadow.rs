@@ -50,7 +50,7 @@ impl Record {
     /// The records of one write of the log; none of one that clears what was torn.
     pub fn of_write(segment: wal::SegmentId, offset: u64, data: &[u8]) -> Vec<Record> {
         let at = wal::Position { segment, offset };
-        match wal::read_batch(at, data) {
+        match wal::read_batch(at, wal::BatchSeq::NONE, data) {
             Ok(wal::Step::Batch(batch)) => batch
                 .records()
                 .filter(|record| !record.preamble)

@@ -4,10 +4,11 @@
 //! the one row of [`RECOVERY_CASES`] that matches it. Every combination of observations matches exactly
 //! one row; a test tries them all.
 //!
-//! The rows rest on three facts. Before a batch is written, its place is zero. A sector is either written
-//! as a whole or not at all. A write is handed out only when the one before it is durable, so what lies
-//! behind a batch proves that the batch was durable. Hence a batch may be cut only if sectors of it are
-//! *missing* (zero), no sector of it is *wrong*, and nothing lies behind it.
+//! The rows rest on three facts. Before a batch is written, its place is *unwritten*: each sector is zero or
+//! stale, left by an earlier life of the file and known by the stamp of a batch that is older than the log.
+//! A sector is either written as a whole or not at all. A write is handed out only when the one before it is
+//! durable, so what lies behind a batch proves that the batch was durable. Hence a batch may be cut only if
+//! sectors of it are *missing* (unwritten), no sector of it is *wrong*, and nothing lies behind it.
 //!
 //! A single member has no other copy of what it lost: all damage stops it.
 
@@ -16,7 +17,9 @@
 pub enum Head {
     /// Zero all over, or the place is the end of the segment.
     Blank,
-    /// Not zero, and not a header.
+    /// Of a batch that is older than the log, whatever it holds.
+    Stale,
+    /// Neither zero nor stale, and not a header.
     Rotten,
     /// A header of another format version.
     OtherVersion,
@@ -29,27 +32,27 @@ pub enum Head {
 }
 
 /// The sectors of the batch. Its header says how many there are; if that is lost, all up to the last one
-/// in the segment that is not zero.
+/// in the segment that is not unwritten.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Sectors {
-    /// All zero, or there are none.
-    Blank,
+    /// All unwritten, or there are none.
+    Unwritten,
     /// All bear the stamp of the batch that is due here.
     Whole,
-    /// Some are zero, all others bear the stamp.
+    /// Some are unwritten, all others bear the stamp.
     Holes,
-    /// Some are neither zero nor bear the stamp.
+    /// Some are neither unwritten nor bear the stamp.
     Mixed,
 }
 
 /// What lies behind the batch.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum After {
-    /// Zeros, and blank segments.
+    /// What is unwritten, and segments without a batch.
     Nothing,
     /// Something in the same segment.
     Same,
-    /// Zeros, and a later segment that is not blank.
+    /// What is unwritten, and a later segment that was written to.
     Later,
     /// The next segment begins with the very batch that is due here.
     NextContinues,
@@ -114,13 +117,13 @@ pub fn case_of(sight: &Sight) -> &'static Case {
 
 use After::{Later, NextContinues, Nothing, Same};
 use Decision::{Accept, Cut, End, NextSegment, Stop};
-use Head::{Misplaced, Next, OtherVersion, Rotten, Stranger};
-use Sectors::{Holes, Mixed, Whole};
+use Head::{Blank, Misplaced, Next, OtherVersion, Rotten, Stale, Stranger};
+use Sectors::{Holes, Mixed, Unwritten, Whole};
 
 const YES: &[bool] = &[true];
 const NO: &[bool] = &[false];
 const EITHER: &[bool] = &[true, false];
-const ANY_SECTORS: &[Sectors] = &[Sectors::Blank, Whole, Holes, Mixed];
+const ANY_SECTORS: &[Sectors] = &[Unwritten, Whole, Holes, Mixed];
 const ANY_AFTER: &[After] = &[Nothing, Same, Later, NextContinues];
 
 /// What each sight means. Rows marked *never* cannot come from a disk; they are there so that the table
@@ -139,8 +142,8 @@ pub const RECOVERY_CASES: &[Case] = &[
     Case {
         name: "end of log",
         anchored: YES,
-        head: &[Head::Blank],
-        sectors: &[Sectors::Blank],
+        head: &[Blank, Stale],
+        sectors: &[Unwritten],
         body_sound: NO,
         after: &[Nothing],
         decision: End,
@@ -149,8 +152,8 @@ pub const RECOVERY_CASES: &[Case] = &[
     Case {
         name: "end of segment",
         anchored: YES,
-        head: &[Head::Blank],
-        sectors: &[Sectors::Blank],
+        head: &[Blank, Stale],
+        sectors: &[Unwritten],
         body_sound: NO,
         after: &[Later, NextContinues],
         decision: NextSegment,
@@ -159,7 +162,7 @@ pub const RECOVERY_CASES: &[Case] = &[
     Case {
         name: "debris behind a finished segment",
         anchored: YES,
-        head: &[Head::Blank, Rotten],
+        head: &[Blank, Stale, Rotten],
         sectors: &[Whole, Holes, Mixed],
         body_sound: NO,
         after: &[NextContinues],
@@ -179,7 +182,7 @@ pub const RECOVERY_CASES: &[Case] = &[
     Case {
         name: "torn batch without its header",
         anchored: YES,
-        head: &[Head::Blank],
+        head: &[Blank, Stale],
         sectors: &[Holes],
         body_sound: NO,
         after: &[Nothing],
@@ -249,7 +252,7 @@ pub const RECOVERY_CASES: &[Case] = &[
     Case {
         name: "debris at the end",
         anchored: YES,
-        head: &[Head::Blank],
+        head: &[Blank, Stale],
         sectors: &[Whole, Mixed],
         body_sound: NO,
         after: &[Nothing],
@@ -259,7 +262,7 @@ pub const RECOVERY_CASES: &[Case] = &[
     Case {
         name: "missing header",
         anchored: YES,
-        head: &[Head::Blank],
+        head: &[Blank, Stale],
         sectors: &[Whole, Holes, Mixed],
         body_sound: NO,
         after: &[Later],
@@ -269,7 +272,7 @@ pub const RECOVERY_CASES: &[Case] = &[
     Case {
         name: "no beginning",
         anchored: NO,
-        head: &[Head::Blank, Rotten],
+        head: &[Blank, Stale, Rotten],
         sectors: ANY_SECTORS,
         body_sound: NO,
         after: ANY_AFTER,
@@ -307,9 +310,9 @@ pub const RECOVERY_CASES: &[Case] = &[
         meaning: "a batch does not continue the one before it; batches are missing or of another log",
     },
     Case {
-        name: "never: a blank place that goes on",
+        name: "never: an unwritten place that goes on",
         anchored: YES,
-        head: &[Head::Blank],
+        head: &[Blank, Stale],
         sectors: ANY_SECTORS,
         body_sound: NO,
         after: &[Same],
@@ -317,20 +320,20 @@ pub const RECOVERY_CASES: &[Case] = &[
         meaning: "contradiction: without a header, all of the segment is looked at",
     },
     Case {
-        name: "never: a rotten header in blank sectors",
+        name: "never: a rotten header in unwritten sectors",
         anchored: YES,
         head: &[Rotten],
-        sectors: &[Sectors::Blank],
+        sectors: &[Unwritten],
         body_sound: NO,
         after: &[NextContinues],
         decision: Stop,
         meaning: "contradiction: the header's sector is one of them",
     },
     Case {
-        name: "never: a header in blank sectors",
+        name: "never: a header in unwritten sectors",
         anchored: EITHER,
         head: &[Next],
-        sectors: &[Sectors::Blank],
+        sectors: &[Unwritten],
         body_sound: EITHER,
         after: ANY_AFTER,
         decision: Stop,
@@ -349,7 +352,7 @@ pub const RECOVERY_CASES: &[Case] = &[
     Case {
         name: "never: a body without a header",
         anchored: EITHER,
-        head: &[Head::Blank, Rotten],
+        head: &[Blank, Stale, Rotten],
         sectors: ANY_SECTORS,
         body_sound: YES,
         after: ANY_AFTER,

@@ -1,6 +1,7 @@
 //! A write-ahead log without any I/O of its own.
 //!
-//! The log is a row of *segments* (files of a fixed size, zero-written before their first use). A
+//! The log is a row of *segments* (files of a fixed size, written in full before their first use: with zeros,
+//! or since they were a segment before). A
 //! segment is nothing but *batches*, each of which was one synced write. A batch is a header and
 //! *records*, and a record is a kind, an index and bytes that mean nothing here.
 //!
@@ -14,7 +15,8 @@
 //! * A record is durable when the operation that wrote its batch is done, and never before
 //!   [`Writer::op_done`] names its batch.
 //! * One write is in flight at a time, so at most one batch can be torn, and it is the last one.
-//! * What has never been written is zero. A torn batch is zeroed before anything is written after it.
+//! * What has not been written yet is zero, or stale: of a batch older than the log. A torn batch is zeroed
+//!   before anything is written after it.
 //! * A segment goes only when a later one holds a durable batch, and the oldest goes first.
 //!
 //! # What this crate does not know

@@ -12,11 +12,20 @@ pub enum Mutant {
     TornStays,
     /// A segment goes although a record in it is still needed.
     RemoveOneTooMany,
+    /// What a former life of a file left counts as written.
+    StaleIsWritten,
+    /// Any older batch's sector counts as left by a former life, whether its batch is still in the log or not.
+    AnyOlderIsStale,
 }
 
 impl Mutant {
-    pub const ALL: &[Mutant] =
-        &[Mutant::EndAtFirstDamage, Mutant::TornStays, Mutant::RemoveOneTooMany];
+    pub const ALL: &[Mutant] = &[
+        Mutant::EndAtFirstDamage,
+        Mutant::TornStays,
+        Mutant::RemoveOneTooMany,
+        Mutant::StaleIsWritten,
+        Mutant::AnyOlderIsStale,
+    ];
 }
 
 #[cfg(not(feature = "mutants"))]

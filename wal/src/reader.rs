@@ -5,7 +5,7 @@ use bytes::Bytes;
 use crate::{
     batch::{BatchHeader, FirstSector},
     record::{RecordRef, Records},
-    sector::SECTOR_BYTES,
+    sector::{SECTOR_BYTES, is_stale},
     segment::{BatchSeq, Position},
 };
 
@@ -53,11 +53,13 @@ pub struct Damaged {
     pub at: Position,
 }
 
-/// Reads the batch that begins at `at`, of which `bytes` holds the beginning. Whether it continues the
-/// one before is for the caller to see by its sequence. Only batches that are durable may be read.
-pub fn read_batch(at: Position, bytes: &[u8]) -> Result<Step, Damaged> {
-    if bytes.len() < SECTOR_BYTES {
-        return Ok(Step::NeedBytes(SECTOR_BYTES));
+/// Reads the batch that begins at `at`, of which `bytes` holds the beginning. `oldest` is the oldest batch
+/// of the log. Whether the batch continues the one before is for the caller to see by its sequence. Only
+/// batches that are durable may be read.
+pub fn read_batch(at: Position, oldest: BatchSeq, bytes: &[u8]) -> Result<Step, Damaged> {
+    let Some(first) = bytes.get(..SECTOR_BYTES) else { return Ok(Step::NeedBytes(SECTOR_BYTES)) };
+    if is_stale(first, oldest) {
+        return Ok(Step::End);
     }
     let header = match BatchHeader::examine(bytes) {
         FirstSector::Blank => return Ok(Step::End),

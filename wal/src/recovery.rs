@@ -12,7 +12,10 @@ use crate::{
     mutants::{self, Mutant},
     reader::Batch,
     record::RecordRef,
-    sector::{SECTOR_BYTES, STAMP_BYTES, bears_stamp, is_blank, stamp_of},
+    sector::{
+        SECTOR_BYTES, STAMP_BYTES, bears_stamp, is_blank, is_stale, is_unwritten, stamp_of,
+        until_unwritten,
+    },
     segment::{BatchSeq, Position, SegmentId, SegmentInfo, SegmentSource},
 };
 
@@ -23,7 +26,7 @@ pub struct Recovered {
     pub segments: Vec<SegmentInfo>,
     /// Where the next batch belongs in the last of them.
     pub tail: u64,
-    /// Blank segments behind them, with their lengths.
+    /// Segments behind them that nothing was written to, with their lengths.
     pub blank: Vec<(SegmentId, u64)>,
     /// What an interrupted write left. Zeroed by the writer before it writes anything else.
     pub torn: Option<Torn>,
@@ -39,7 +42,7 @@ pub struct Recovered {
 pub struct Torn {
     pub segment: SegmentId,
     pub offset: u64,
-    /// Up to the end of the last block that is not zero.
+    /// Up to the end of the last block that is not unwritten.
     pub bytes: u64,
 }
 
@@ -85,6 +88,9 @@ pub(crate) struct Walk<'a> {
     link: u32,
     /// `last` and `link` are those of the batch before, or of the beginning of the log.
     anchored: bool,
+    /// The oldest batch: what bears the stamp of an older one is stale. 0 as long as it is not known; and
+    /// where nothing has gone yet, nothing is stale.
+    oldest: BatchSeq,
     records: u64,
 }
 
@@ -102,8 +108,13 @@ impl<'a> Walk<'a> {
             last: BatchSeq::NONE,
             link: 0,
             anchored,
+            oldest: if anchored { BatchSeq::NONE.next() } else { BatchSeq::NONE },
             records: 0,
         }
+    }
+
+    pub(crate) fn oldest(&self) -> BatchSeq {
+        self.oldest
     }
 
     /// What comes next cannot be said to continue what was read.
@@ -125,6 +136,11 @@ impl<'a> Walk<'a> {
     ) -> Result<Option<Option<Torn>>, RecoverError> {
         let bytes = self.shelf.take(index)?;
         let segment = self.shelf.segments[index].0;
+        if self.oldest == BatchSeq::NONE
+            && let Some((_, header)) = next_header(&bytes, offset, segment)
+        {
+            self.oldest = header.sequence;
+        }
         let mut info = SegmentInfo { segment, bytes: bytes.len() as u64, index_max: 0 };
         let ended = loop {
             let (sight, batch) = self.look(index, &bytes, offset)?;
@@ -149,9 +165,9 @@ impl<'a> Walk<'a> {
                 }
                 (Decision::NextSegment, _) => break None,
                 (Decision::End, _) => break Some(None),
-                (Decision::Cut, _) => break Some(Some(torn(segment, &bytes, offset))),
+                (Decision::Cut, _) => break Some(Some(torn(segment, &bytes, offset, self.oldest))),
                 _ if mutants::is_on(Mutant::EndAtFirstDamage) => {
-                    break Some(Some(torn(segment, &bytes, offset)));
+                    break Some(Some(torn(segment, &bytes, offset, self.oldest)));
                 }
                 (Decision::Stop | Decision::Accept, _) => {
                     return Err(RecoverError::Damaged { segment, offset: offset as u64, case });
@@ -165,9 +181,15 @@ impl<'a> Walk<'a> {
     fn look(&mut self, index: usize, bytes: &[u8], offset: usize) -> Result<Look, RecoverError> {
         let rest = bytes.get(offset..).unwrap_or_default();
         let due = self.last.next();
+        let oldest = match self.oldest {
+            _ if mutants::is_on(Mutant::StaleIsWritten) => BatchSeq::NONE,
+            _ if mutants::is_on(Mutant::AnyOlderIsStale) => due,
+            oldest => oldest,
+        };
         let first = if rest.is_empty() { FirstSector::Blank } else { BatchHeader::examine(rest) };
         let head = match &first {
             FirstSector::Blank => Head::Blank,
+            _ if is_stale(&rest[..SECTOR_BYTES], oldest) => Head::Stale,
             FirstSector::Rotten => Head::Rotten,
             FirstSector::OtherVersion => Head::OtherVersion,
             FirstSector::Sound(header, _) => {
@@ -194,20 +216,21 @@ impl<'a> Walk<'a> {
         match (head, first) {
             (Head::Next, FirstSector::Sound(header, link)) => {
                 let (extent, behind) = rest.split_at(header.extent_bytes());
-                sight.sectors = sectors_of(extent, &stamp_of(header.sequence));
+                sight.sectors = sectors_of(extent, &stamp_of(header.sequence), oldest);
                 if let (Sectors::Whole, Some(body)) = (sight.sectors, header.body(extent)) {
                     sight.body_sound = true;
                     return Ok((sight, Some((Batch::new(header, body, offset as u64), link))));
                 }
-                sight.after = match is_blank(behind) {
+                sight.after = match is_unwritten(behind, oldest) {
                     false => After::Same,
-                    true if self.shelf.later(index)?.is_some() => After::Later,
+                    true if self.shelf.later(index, oldest)?.is_some() => After::Later,
                     true => After::Nothing,
                 };
             }
-            (Head::Blank | Head::Rotten, _) => {
-                sight.sectors = sectors_of(until_blank(rest), &stamp_of(due));
-                sight.after = match self.shelf.later(index)? {
+            (Head::Blank | Head::Stale | Head::Rotten, _) => {
+                let written = until_unwritten(rest, oldest);
+                sight.sectors = sectors_of(written, &stamp_of(due), oldest);
+                sight.after = match self.shelf.later(index, oldest)? {
                     None => After::Nothing,
                     Some(later) if later == index + 1 && self.is_continued_by(later)? => {
                         After::NextContinues
@@ -242,35 +265,44 @@ impl<'a> Walk<'a> {
     }
 }
 
-fn sectors_of(sectors: &[u8], stamp: &[u8; STAMP_BYTES]) -> Sectors {
-    let (mut stamped, mut blank) = (false, false);
+fn sectors_of(sectors: &[u8], stamp: &[u8; STAMP_BYTES], oldest: BatchSeq) -> Sectors {
+    let (mut stamped, mut missing) = (false, false);
     for sector in sectors.chunks(SECTOR_BYTES) {
         if bears_stamp(sector, stamp) {
             stamped = true;
-        } else if is_blank(sector) {
-            blank = true;
+        } else if is_blank(sector) || is_stale(sector, oldest) {
+            missing = true;
         } else {
             return Sectors::Mixed;
         }
     }
-    match (stamped, blank) {
+    match (stamped, missing) {
         (true, false) => Sectors::Whole,
         (true, true) => Sectors::Holes,
-        (false, _) => Sectors::Blank,
+        (false, _) => Sectors::Unwritten,
     }
 }
 
-/// The bytes without the blank sectors at their end.
-fn until_blank(bytes: &[u8]) -> &[u8] {
-    let last = bytes.chunks(SECTOR_BYTES).rposition(|sector| !is_blank(sector));
-    let end = last.map_or(0, |last| (last + 1) * SECTOR_BYTES);
-    bytes.get(..end).unwrap_or(bytes)
-}
-
-fn torn(segment: SegmentId, bytes: &[u8], offset: usize) -> Torn {
-    let left = until_blank(bytes.get(offset..).unwrap_or_default());
+fn torn(segment: SegmentId, bytes: &[u8], offset: usize, oldest: BatchSeq) -> Torn {
+    let left = until_unwritten(bytes.get(offset..).unwrap_or_default(), oldest);
     let bytes = left.len().next_multiple_of(BLOCK_BYTES) as u64;
     Torn { segment, offset: offset as u64, bytes }
+}
+
+/// The next place from `offset` on that holds a header of this segment. Neither a record nor what is
+/// stale can pretend to be one: the stamp lies outside of what a record controls, and a header names
+/// its segment.
+pub(crate) fn next_header(
+    bytes: &[u8],
+    offset: usize,
+    id: SegmentId,
+) -> Option<(usize, BatchHeader)> {
+    (offset..bytes.len()).step_by(BLOCK_BYTES).find_map(|at| {
+        match BatchHeader::examine(bytes.get(at..).unwrap_or_default()) {
+            FirstSector::Sound(header, _) if header.segment == id => Some((at, header)),
+            _ => None,
+        }
+    })
 }
 
 /// Whether a segment can be of this length.
@@ -332,10 +364,10 @@ impl<'a> Shelf<'a> {
         Ok(bytes)
     }
 
-    /// The first segment behind `index` that is not blank.
-    fn later(&mut self, index: usize) -> Result<Option<usize>, RecoverError> {
+    /// The first segment behind `index` that was written to.
+    fn later(&mut self, index: usize, oldest: BatchSeq) -> Result<Option<usize>, RecoverError> {
         for later in index + 1..self.segments.len() {
-            if !is_blank(&self.get(later)?) {
+            if !is_unwritten(&self.get(later)?, oldest) {
                 return Ok(Some(later));
             }
         }

@@ -59,7 +59,7 @@ pub struct SegmentInfo {
     pub index_max: u64,
 }
 
-/// The segments as recovery finds them.
+/// The segments as recovery finds them, files kept for later segments not among them.
 ///
 /// What it reads must be durable already: a caller that may follow a crash of the process alone
 /// syncs files and directory before it lets recovery look, or a batch could be taken that the next

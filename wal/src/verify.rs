@@ -4,15 +4,12 @@
 //! segment. What lies behind it is verified by itself; that it continues what lies before cannot be
 //! known. A log is sound, by [`verify`] and by [`recover`](crate::recover), or by neither.
 
-use std::rc::Rc;
-
 use crate::{
-    batch::{BatchHeader, FirstSector},
     cases::Case,
     limits::BLOCK_BYTES,
     record::RecordRef,
-    recovery::{RecoverError, Recovered, Shelf, Walk, is_length},
-    sector::is_blank,
+    recovery::{RecoverError, Recovered, Shelf, Walk, is_length, next_header},
+    sector::is_unwritten,
     segment::{Position, SegmentId, SegmentSource},
 };
 
@@ -21,7 +18,7 @@ use crate::{
 pub struct Verified {
     /// All damage, in the order of the log.
     pub findings: Vec<RecoverError>,
-    /// Segments, those that are blank included.
+    /// Segments, those that nothing was written to included.
     pub segments: u64,
     pub bytes: u64,
     /// Sound batches.
@@ -80,8 +77,8 @@ fn segment(
             return None;
         }
     };
-    // Blank segments behind damage are as they should be. The oldest one of a log is not.
-    if !findings.is_empty() && !walk.is_anchored() && is_blank(&bytes) {
+    // Segments behind damage that nothing was written to are as they should be. The oldest one of a log is not.
+    if !findings.is_empty() && !walk.is_anchored() && is_unwritten(&bytes, walk.oldest()) {
         return None;
     }
     let id = walk.shelf.segments[index].0;
@@ -96,17 +93,8 @@ fn segment(
                 };
                 findings.push(error);
                 walk.lose_track();
-                offset = next_batch(&bytes, place? as usize, id)?;
+                (offset, _) = next_header(&bytes, place? as usize + BLOCK_BYTES, id)?;
             }
         }
     }
-}
-
-/// The next place behind `offset` that holds a header of this segment. No record can pretend to be
-/// one: the stamp lies outside of what a record controls.
-fn next_batch(bytes: &Rc<Vec<u8>>, offset: usize, id: SegmentId) -> Option<usize> {
-    (offset + BLOCK_BYTES..bytes.len()).step_by(BLOCK_BYTES).find(|&at| {
-        let first = BatchHeader::examine(bytes.get(at..).unwrap_or_default());
-        matches!(first, FirstSector::Sound(header, _) if header.segment == id)
-    })
 }

@@ -5,8 +5,9 @@
 //!
 //! 1. What a torn batch left is zeroed.       Skipped: its sectors would mix with those of a later batch,
 //!    and that batch, torn, would look rotten.
-//! 2. A segment is created, zero all over, durable under its name.   Skipped: what is not zero could not be
-//!    told from what was written, and a batch could be durable in a file that is not.
+//! 2. A segment is created, durable under its name: zero all over, or the file of a segment that has gone,
+//!    durably, before.   Skipped: what was there could not be told from what is written, and a batch could be
+//!    durable in a file that is not.
 //! 3. One batch is written and synced.        Two at once: the later one could survive without the earlier.
 //! 4. Its records are durable: `op_done` says so.
 //! 5. Segments whose records are all released go, the oldest first, once the newest segment holds a
@@ -35,11 +36,12 @@ pub struct OpId(pub u64);
 #[derive(Clone, Debug)]
 pub enum Op {
     /// Make a file of so many zeros under another name, all of them written and not only reserved; sync
-    /// it; rename it; sync the directory.
+    /// it; rename it; sync the directory. Or, in place of zeros, take a file of this length that was a
+    /// segment of this log and whose [`Op::Remove`] is done.
     Create { segment: SegmentId, bytes: u64 },
     /// Write, durably. `offset` and length are multiples of 4096.
     Write { segment: SegmentId, offset: u64, data: AlignedBuf },
-    /// Remove the file; sync the directory.
+    /// Remove the file, or keep it under a name that is not a segment's; sync the directory.
     Remove { segment: SegmentId },
 }
 

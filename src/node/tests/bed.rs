@@ -53,6 +53,7 @@ impl Bed {
 
     pub fn with_segments(segment_bytes: u64) -> Bed {
         let mut disk = Disk::default();
+        disk.spares_max = 2;
         disk.insert(STORE, store::initial_image(&store::Options::default()));
         let mut bed = Bed {
             disk,

@@ -1,6 +1,6 @@
 use super::*;
 
-const HEADS: [Head; 6] = [Head::Blank, Rotten, OtherVersion, Misplaced, Stranger, Next];
+const HEADS: [Head; 7] = [Blank, Stale, Rotten, OtherVersion, Misplaced, Stranger, Next];
 
 fn every_sight() -> Vec<Sight> {
     let mut sights = Vec::new();
@@ -21,7 +21,7 @@ fn every_sight() -> Vec<Sight> {
 #[test]
 fn every_combination_matches_exactly_one_row() {
     let sights = every_sight();
-    assert_eq!(sights.len(), 2 * 6 * 4 * 2 * 4);
+    assert_eq!(sights.len(), 2 * 7 * 4 * 2 * 4);
     for sight in sights {
         let rows: Vec<_> = RECOVERY_CASES
             .iter()
@@ -51,18 +51,27 @@ fn no_row_gives_more_than_the_rules_allow() {
             Stop => true,
             // Due here, complete, unchanged.
             Accept => sight.head == Next && sight.sectors == Whole && sight.body_sound,
-            // Everything from a known place on is zero.
-            End => sight.anchored && sight.sectors == Sectors::Blank && nothing_behind,
+            // Everything from a known place on is unwritten.
+            End => sight.anchored && sight.sectors == Unwritten && nothing_behind,
             // Sectors are missing, none is wrong, nothing proves that the batch was durable.
             Cut => sight.anchored && sight.sectors == Holes && nothing_behind,
-            // Either the rest of the segment is zero, or the next one has the batch that is due.
+            // Either the rest of the segment is unwritten, or the next one has the batch that is due.
             NextSegment => {
                 sight.anchored
                     && !nothing_behind
-                    && (sight.sectors == Sectors::Blank || sight.after == NextContinues)
+                    && (sight.sectors == Unwritten || sight.after == NextContinues)
             }
         };
         assert!(allowed, "{sight:?}: {}", case_of(&sight).name);
+    }
+}
+
+/// Stale or zero: both say that nothing was written here.
+#[test]
+fn a_stale_head_decides_what_a_blank_one_decides() {
+    for sight in every_sight().into_iter().filter(|sight| sight.head == Stale) {
+        let blank = Sight { head: Blank, ..sight };
+        assert_eq!(case_of(&sight).name, case_of(&blank).name, "{sight:?}");
     }
 }
 

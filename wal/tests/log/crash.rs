@@ -74,7 +74,7 @@ pub fn go_on(driver: &mut Driver, rng: &mut Rng) {
 
 #[test]
 pub fn a_crash_at_any_operation_of_a_run_loses_nothing_that_was_acknowledged() {
-    let (mut torn, mut crashes) = (0, 0);
+    let (mut torn, mut crashes, mut recycled) = (0, 0, 0);
     for ops in 0..200 {
         for loss in [Loss::All, Loss::None, Loss::Sectors, Loss::Whole, Loss::Head, Loss::OneSector]
         {
@@ -83,10 +83,14 @@ pub fn a_crash_at_any_operation_of_a_run_loses_nothing_that_was_acknowledged() {
             torn += u64::from(driver.is_writing());
             driver.crash(loss, &mut rng);
             go_on(&mut driver, &mut rng);
+            recycled += u64::from(driver.disk.inner.recycled() > 0);
         }
     }
-    println!("{crashes} crashes, {torn} of them during a write");
+    println!(
+        "{crashes} crashes, {torn} of them during a write, {recycled} in logs with used files"
+    );
     assert!(torn > 300, "writes are interrupted: {torn}");
+    assert!(recycled > 300, "files are used again: {recycled}");
 }
 
 #[test]
@@ -108,18 +112,24 @@ pub fn random_runs_with_many_crashes_lose_nothing_that_was_acknowledged() {
 /// subset: wherever it begins, and although an earlier torn batch lay in the same place.
 #[test]
 fn every_subset_of_the_sectors_of_a_write_is_complete_torn_or_nothing() {
-    let settled = |appends: usize| {
+    let settled = |appends: usize, released: bool| {
         let mut driver = Driver::new(OPTIONS);
         for _ in 0..appends {
             driver.append(2000);
             driver.settle();
+            if released {
+                driver.release(driver.next_index);
+                driver.settle();
+            }
         }
+        assert_eq!(driver.disk.inner.recycled() > 1, released);
         driver
     };
-    // A fresh log; the middle of a segment; a new segment.
-    for appends in [0, 2, 6] {
+    // A fresh log; the middle of a segment; a new segment. The same in files that were segments before.
+    let places = [(0, false), (2, false), (6, false), (24, true), (26, true), (30, true)];
+    for (appends, released) in places {
         for subset in 0..256 {
-            let mut driver = settled(appends);
+            let mut driver = settled(appends, released);
             let before = driver.acknowledged;
             for write in [0xA5, subset] {
                 driver.append(300);
@@ -149,7 +159,10 @@ fn every_subset_of_the_sectors_of_a_write_is_complete_torn_or_nothing() {
 #[test]
 fn zeroing_what_a_torn_batch_left_can_be_interrupted_anywhere() {
     for subset in (0..1 << 16).step_by(97) {
-        let mut driver = Driver::new(OPTIONS);
+        let mut driver = match subset % 2 {
+            0 => Driver::new(OPTIONS),
+            _ => Driver::recycled(OPTIONS, 1),
+        };
         driver.append(300);
         driver.settle();
         let acknowledged = driver.acknowledged;
@@ -165,7 +178,8 @@ fn zeroing_what_a_torn_batch_left_can_be_interrupted_anywhere() {
         assert_eq!(driver.acknowledged, acknowledged);
         driver.append(20);
         driver.settle();
+        let appended = driver.appended.len();
         driver.reopen();
-        assert_eq!(driver.appended.len(), 2);
+        assert_eq!(driver.appended.len(), appended);
     }
 }

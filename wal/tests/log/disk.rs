@@ -29,9 +29,20 @@ impl Rng {
     }
 }
 
-#[derive(Clone, Default)]
+#[derive(Clone)]
 pub struct Disk {
     pub inner: simdisk::Disk,
+}
+
+/// Files kept of segments that have gone.
+const SPARES_MAX: usize = 2;
+
+impl Default for Disk {
+    fn default() -> Disk {
+        let mut inner = simdisk::Disk::default();
+        inner.spares_max = SPARES_MAX;
+        Disk { inner }
+    }
 }
 
 fn file_of(segment: SegmentId) -> FileId {

@@ -62,6 +62,23 @@ impl Driver {
         }
     }
 
+    /// With a log from which so many segments have gone, and whose files are all those of such ones.
+    pub fn recycled(options: Options, kept: usize) -> Driver {
+        let mut driver = Driver::new(options);
+        let mut lens = [40, 0, 4300, 700].into_iter().cycle();
+        driver.append_state();
+        while driver.disk.inner.recycled() < 2 * kept as u64 + 2 {
+            driver.append(lens.next().unwrap_or(0).min(options.batch_bytes + 1300));
+            driver.settle();
+            if driver.writer.segments().count() > kept {
+                let oldest = driver.writer.segments().next().map_or(0, |info| info.index_max);
+                driver.release(oldest + 1);
+                driver.settle();
+            }
+        }
+        driver
+    }
+
     /// An entry whose data is like no other's, in one to three parts.
     pub fn append(&mut self, len: usize) -> BatchSeq {
         self.serial += 1;

@@ -1,7 +1,7 @@
 //! What is appended is read back, whatever it is.
 
 use proptest::prelude::*;
-use wal::{Op, Options, Position, SegmentSource, Step, Writer, read_batch};
+use wal::{BatchSeq, Op, Options, Position, SegmentSource, Step, Writer, read_batch};
 
 use crate::{
     disk::Disk,
@@ -61,7 +61,7 @@ proptest! {
             let (mut offset, mut at_hand) = (0, 0);
             while offset < len as usize {
                 let at = Position { segment, offset: offset as u64 };
-                match read_batch(at, &file[offset..offset + at_hand]).expect("sound") {
+                match read_batch(at, BatchSeq::NONE, &file[offset..offset + at_hand]).expect("sound") {
                     Step::NeedBytes(bytes) => at_hand = bytes,
                     Step::End => break,
                     Step::Batch(batch) => {
@@ -92,7 +92,7 @@ fn a_write_is_the_bytes_that_recovery_reads() {
         panic!("a write")
     };
     let at = Position { segment, offset };
-    let Ok(Step::Batch(batch)) = read_batch(at, &data) else { panic!("a batch") };
+    let Ok(Step::Batch(batch)) = read_batch(at, BatchSeq::NONE, &data) else { panic!("a batch") };
     let record = batch.records().next().expect("a record");
     assert_eq!((record.kind, record.index, record.data), (1, 1, &b"hello"[..]));
     assert_eq!((record.batch, record.at), (batch.sequence(), Position { segment, offset: 64 }));

@@ -173,6 +173,78 @@ fn every_row_that_a_disk_can_show_is_reached_by_real_bytes() {
     }
 }
 
+/// What a former life of a file left is never taken for a batch of this one, nor the other way round.
+#[test]
+pub fn stale_sectors_count_as_nothing_in_every_row() {
+    let kept = 2;
+    let mut driver = Driver::recycled(OPTIONS, kept);
+    // Two blocks of the last segment are left, and behind it a segment that nothing was written to.
+    while driver.writer.segments().last().map(|last| last.segment)
+        == driver.disk.segments().last().map(|last| last.0)
+    {
+        driver.append(0);
+        driver.settle();
+    }
+    let (recovered, _) = read(&mut driver.disk).expect("sound");
+    let last = recovered.segments.last().expect("a segment").segment;
+    let (spare, file) = *driver.disk.segments().last().expect("a segment");
+    assert!(spare > last && recovered.blank == [(spare, OPTIONS.segment_bytes)]);
+    let stale = file[..SECTOR].to_vec();
+    assert!(stale.starts_with(b"ringdWAL"), "an old header");
+    let (tail, first) = (recovered.tail as usize, recovered.segments[0].segment);
+    assert!(tail > 0 && tail < OPTIONS.segment_bytes as usize);
+    let put = |at: usize, sector: &[u8]| {
+        let sector = sector.to_vec();
+        move |file: &mut Vec<u8>| file[at..at + SECTOR].copy_from_slice(&sector)
+    };
+    let batch_before = tail - BLOCK;
+    let of_this_life = driver.disk.segment(first)[SECTOR..2 * SECTOR].to_vec();
+    let sound = driver.disk.clone();
+    let damaged = |segment, at, sector: &[u8]| spoil(sound.clone(), segment, put(at, sector));
+    let stops = [
+        ("hole before the end", damaged(first, SECTOR, &stale), first, 0),
+        ("no beginning", damaged(first, 0, &stale), first, 0),
+        // A batch that is older than the one in whose place it lies, but not older than the log.
+        (
+            "wrong sector in a batch",
+            damaged(last, batch_before + SECTOR, &of_this_life),
+            last,
+            batch_before,
+        ),
+        ("debris at the end", damaged(last, tail + SECTOR, &of_this_life), last, tail),
+        ("rotten header", damaged(last, tail, &of_this_life), last, tail),
+        ("rotten header", damaged(spare, 0, &of_this_life), spare, 0),
+    ];
+    for (name, mut disk, segment, offset) in stops {
+        let error = read(&mut disk).expect_err(name);
+        let RecoverError::Damaged { segment: at, offset: place, case } = &error else {
+            panic!("{name}: {error}");
+        };
+        assert_eq!((case.name, *at, *place), (name, segment, offset as u64));
+    }
+    // Anything that a former life could have left.
+    for sector in [&stale[..], &[0; SECTOR]] {
+        for (segment, at) in [(last, tail), (last, tail + 7 * SECTOR), (spare, 0), (spare, SECTOR)]
+        {
+            let mut disk = damaged(segment, at, sector);
+            let (again, _) = read(&mut disk).expect("it is the end of the log");
+            assert_eq!((again.last, again.tail), (recovered.last, recovered.tail));
+            assert!(again.torn.is_none_or(|torn| torn.bytes == 0));
+        }
+    }
+    // A write that was interrupted, with or without its header.
+    for sectors in [0b1000_0001, 0b0100_0010] {
+        let mut driver = Driver::recycled(OPTIONS, kept);
+        let before = driver.acknowledged;
+        driver.append(10);
+        driver.start_ops();
+        driver.disk.crash(Loss::Exactly(sectors), &mut Rng(0));
+        let (recovered, _) = read(&mut driver.disk).expect("torn");
+        assert_eq!(recovered.last, before);
+        assert_eq!(recovered.torn.map(|torn| torn.bytes), Some(BLOCK as u64), "{sectors:b}");
+    }
+}
+
 #[test]
 fn a_missing_segment_and_a_file_of_odd_length_are_named() {
     let error = read(&mut without(two_segments(), TWO)).expect_err("a gap");

@@ -5,7 +5,7 @@ use wal::{RecoverError, SegmentId, Verified, verify};
 use crate::{
     disk::{Disk, SECTOR},
     driver::read,
-    flips::{extents, small_log},
+    flips::{extents, recycled_log, small_log},
 };
 
 pub fn run(disk: &mut Disk) -> Verified {
@@ -36,7 +36,11 @@ fn a_sound_log_is_counted() {
 
 #[test]
 fn every_damaged_batch_is_named_and_all_others_are_read() {
-    let disk = small_log();
+    every_pair_is_named(small_log());
+    every_pair_is_named(recycled_log());
+}
+
+fn every_pair_is_named(disk: Disk) {
     let all: Vec<(SegmentId, usize)> = extents(&disk)
         .into_iter()
         .flat_map(|(id, batches)| batches.into_iter().map(move |batch| (id, batch.start)))

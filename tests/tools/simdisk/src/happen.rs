@@ -70,12 +70,23 @@ impl Disk {
     /// An operation is done, as it should be.
     pub(super) fn happen(&mut self, op: &Op) {
         if let Op::Create { file, bytes } = op {
-            let former = self.files.insert(*file, File::of(vec![0; *bytes as usize]));
+            let content = match self.spare(*bytes) {
+                Some(spare) => {
+                    self.recycled += 1;
+                    self.spares.remove(spare)
+                }
+                None => vec![0; *bytes as usize],
+            };
+            let former = self.files.insert(*file, File::of(content));
             assert!(former.is_none(), "{file:?} was there when it was created");
             return;
         }
         if let Op::Remove { file } = op {
-            assert!(self.files.remove(file).is_some(), "{file:?} was not there to be removed");
+            let removed = self.files.remove(file);
+            let removed = removed.unwrap_or_else(|| panic!("{file:?} was not there to be removed"));
+            if self.spares.len() < self.spares_max {
+                self.spares.push(removed.durable);
+            }
             return;
         }
         let file = self.files.get_mut(&op.file()).expect("the file is there");

@@ -34,7 +34,8 @@ pub struct Token(pub u64);
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Op {
-    /// A file of zeros. There as a whole and durably when it is done; before, there or not.
+    /// A file of zeros, or one of [`Disk::spares_max`] that was removed before and has this length.
+    /// There as a whole and durably when it is done; before, there or not.
     Create { file: FileId, bytes: u64 },
     /// Durable when it is done; before, done or not.
     Remove { file: FileId },
@@ -152,6 +153,10 @@ pub struct Disk {
     completed: u64,
     /// Bytes for all files together, if they are limited.
     pub space: Option<u64>,
+    /// So many files that are removed are kept, with what is in them, for files to be created.
+    pub spares_max: usize,
+    spares: Vec<Vec<u8>>,
+    recycled: u64,
     failure: Option<Fault>,
     failures: u64,
     shortage: Option<Fault>,
@@ -211,6 +216,11 @@ impl Disk {
         file.durable[byte] ^= mask;
         let seen = file.seen[byte] ^ mask;
         file.show(bit / 8, &[seen]);
+    }
+
+    /// Files that were created out of ones that had been removed.
+    pub fn recycled(&self) -> u64 {
+        self.recycled
     }
 
     /// Operations of all kinds started so far.
@@ -305,10 +315,15 @@ impl Disk {
         (token, op, outcome)
     }
 
+    fn spare(&self, bytes: u64) -> Option<usize> {
+        self.spares.iter().position(|spare| spare.len() as u64 == bytes)
+    }
+
     fn is_full_for(&self, nth: u64, op: &Op) -> bool {
-        let used: u64 = self.files.values().map(|file| file.seen.len() as u64).sum();
+        let spare: u64 = self.spares.iter().map(|spare| spare.len() as u64).sum();
+        let used = spare + self.files.values().map(|file| file.seen.len() as u64).sum::<u64>();
         let more = match op {
-            Op::Create { bytes, .. } => *bytes,
+            Op::Create { bytes, .. } if self.spare(*bytes).is_none() => *bytes,
             Op::Grow { file, bytes } => bytes.saturating_sub(self.read(*file).len() as u64),
             _ => 0,
         };

@@ -121,6 +121,20 @@ fn files_come_and_go_and_have_room_or_not() {
 }
 
 #[test]
+fn a_file_that_was_removed_comes_back_with_what_was_in_it() {
+    let mut bed = Bed::new();
+    bed.disk.spares_max = 1;
+    bed.run(write(1, &[7], true));
+    let len = bed.disk.read(A).len() as u64;
+    bed.disk.space = Some(len);
+    bed.run(Op::Remove { file: A });
+    assert_eq!(bed.run(Op::Create { file: B, bytes: 2 * len }), Outcome::NoSpace);
+    assert_eq!(bed.run(Op::Create { file: B, bytes: len }), Outcome::Done);
+    assert_eq!((bed.disk.recycled(), bed.disk.read(B)[SECTOR]), (1, 7));
+    assert_eq!(bed.run(Op::Create { file: A, bytes: len }), Outcome::NoSpace);
+}
+
+#[test]
 fn the_nth_operation_fails_once_or_for_ever() {
     for for_ever in [false, true] {
         let mut bed = Bed::new();
