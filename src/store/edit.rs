@@ -58,8 +58,9 @@ pub fn fit(node: Node<'_>, index: usize, entry: &NewEntry<'_>) -> Fit {
         if keyed == 0 {
             return Fit::Rebuild(0);
         }
-        let growth = (prefix.len() - shared) * (keyed - 1);
-        return if entry.bytes(shared) + growth <= free {
+        // Of the prefix's place, which is rounded up, less than it is shortened by may become free.
+        let growth = (prefix.len() - shared) * keyed + prefix_bytes(shared);
+        return if entry.bytes(shared) + growth <= free + prefix_bytes(prefix.len()) {
             Fit::Rebuild(shared)
         } else {
             Fit::Split
@@ -368,4 +369,53 @@ pub fn merged_size(left: Node<'_>, right: Node<'_>, separator: Parts<'_>) -> (us
 /// Kind byte of a node at `level`.
 pub fn kind_of(level: u8) -> u8 {
     if level == 0 { KIND_LEAF } else { KIND_INNER }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::store::page::{Header, PageId, Tree, TxnId};
+
+    /// A leaf of three entries whose keys share `prefix` bytes, with `free` bytes left.
+    fn leaf(prefix: usize, free: usize) -> Page {
+        let mut page = Page::ZERO;
+        let header =
+            Header { page: PageId(9), txn: TxnId(1), kind: KIND_LEAF, level: 0, tree: Tree(0) };
+        page.set_header(&header);
+        let mut node = NodeMut(&mut page);
+        node.clear();
+        let key = |last: u8| [&vec![b'p'; prefix][..], &[last]].concat();
+        node.set_prefix(Parts(&key(b'a'), &[]), prefix);
+        for (index, last) in [b'a', b'b', b'c'].into_iter().enumerate() {
+            let key = key(last);
+            let new =
+                |payload_len| NewEntry { key: &key, kind: NewKind::Leaf { payload_len }, flags: 0 };
+            let gap = node.node().gap();
+            let payload_len = if index < 2 { 100 } else { gap - new(0).bytes(prefix) - free };
+            node.insert(index, &new(payload_len));
+        }
+        assert_eq!(node.node().gap(), free);
+        page
+    }
+
+    #[test]
+    fn what_fits_has_room_however_much_of_the_prefix_goes() {
+        let mut rebuilt = 0;
+        for prefix in 1..=20 {
+            for shared in 0..prefix {
+                for free in 0..120 {
+                    let mut page = leaf(prefix, free);
+                    let key = [&vec![b'p'; shared][..], b"a"].concat();
+                    let entry =
+                        NewEntry { key: &key, kind: NewKind::Leaf { payload_len: 1 }, flags: 0 };
+                    let Fit::Rebuild(len) = fit(Node(&page), 0, &entry) else { continue };
+                    let copy = Page(page.0);
+                    NodeMut(&mut page).rebuild(Node(&copy), 0..3, len, false);
+                    NodeMut(&mut page).insert(0, &entry);
+                    rebuilt += 1;
+                }
+            }
+        }
+        assert!(rebuilt > 1000, "{rebuilt}");
+    }
 }
