@@ -108,7 +108,7 @@ impl CheckpointPolicy {
     }
 
     fn is_due(&self, store: &Store, now_ms: u64) -> bool {
-        let changed = store.committed_mark() != store.durable_mark();
+        let changed = !store.is_durable();
         // On a full disk the pages that a checkpoint frees are all there is to write to.
         let cramped = store.is_short_of_space() && store.dirty_bytes() > store.reserve_bytes() / 2;
         let due = store.dirty_bytes() >= DIRTY_BYTES || cramped || now_ms >= self.due_ms;
@@ -157,7 +157,7 @@ impl CheckpointPolicy {
         if store.checkpoint_running() {
             return if self.permits(store) { u64::MAX } else { now_ms + PACE_MS };
         }
-        let changed = store.committed_mark() != store.durable_mark();
+        let changed = !store.is_durable();
         let due = if self.demanded {
             0
         } else if changed {
@@ -291,6 +291,33 @@ mod tests {
         bed.write(65);
         bed.run(false);
         assert!(!bed.store.checkpoint_running());
+    }
+
+    /// Compaction and defragmentation change the store when nothing has been applied: under the mark of the
+    /// commit before. They stop when too many pages are dirty, so a checkpoint must come for them, too.
+    #[test]
+    fn what_was_changed_under_an_old_mark_is_checkpointed_as_well() {
+        for (mib, after_ms) in [(1, INTERVAL_MS), (130, 0)] {
+            let mut bed = Bed::new();
+            bed.write(1);
+            bed.policy.demand();
+            bed.run(true);
+            bed.now_ms += SPREAD_MS;
+            bed.run(true);
+            assert!(bed.store.is_durable());
+            assert_eq!(bed.policy.next_deadline(&bed.store, bed.now_ms), u64::MAX);
+            let value = vec![7; mib * MIB];
+            bed.store.put(Tree(1), b"in the background", &value, false).unwrap();
+            bed.store.commit(bed.mark);
+            assert_eq!(bed.store.committed_mark(), bed.store.durable_mark());
+            assert_eq!(has_room_for_background(&bed.store), mib == 1);
+            bed.now_ms += after_ms;
+            assert!(bed.policy.next_deadline(&bed.store, bed.now_ms) < u64::MAX);
+            bed.run(true);
+            bed.now_ms += SPREAD_MS;
+            bed.run(true);
+            assert!(bed.store.is_durable() && has_room_for_background(&bed.store), "{mib} MiB");
+        }
     }
 
     #[test]

@@ -170,6 +170,12 @@ impl Store {
         self.checkpoints.durable_mark
     }
 
+    /// Whether all that was committed is durable. The mark does not tell: work in the background
+    /// commits under the mark of the commit before.
+    pub fn is_durable(&self) -> bool {
+        self.committed.txn <= self.space.durable_txn()
+    }
+
     pub fn checkpoint_running(&self) -> bool {
         self.checkpoints.running.is_some()
     }
@@ -196,8 +202,7 @@ impl Store {
     /// running, a transaction has changes that are not committed, or nothing has been committed
     /// since the last one.
     pub fn begin_checkpoint(&mut self) -> bool {
-        let nothing_new = self.committed.txn <= self.space.durable_txn();
-        if self.checkpoint_running() || self.uncommitted || nothing_new {
+        if self.checkpoint_running() || self.uncommitted || self.is_durable() {
             return false;
         }
         self.space.drop_readers(&mut self.pages);
