@@ -16,12 +16,14 @@ use super::limits::COMPACTION_SLICE;
 use super::scrub::{Scrub, ScrubCounts};
 use crate::apply::envelope::Kind;
 use crate::proto::etcdserverpb::{AlarmRequest, AlarmType, alarm_request::AlarmAction};
-use crate::store::Corruption;
+use crate::store::{Corruption, PageId};
 
 /// There is no load if nothing has been applied for so long.
 const IDLE_AFTER_MS: u64 = 50;
 /// The alarm for damage is proposed so often until it is raised.
 const ALARM_RETRY_MS: u64 = 1_000;
+/// Damaged pages that are remembered.
+const DAMAGED_PAGES_MAX: usize = 64;
 
 pub(super) struct Background {
     pub checkpoint: CheckpointPolicy,
@@ -31,7 +33,8 @@ pub(super) struct Background {
     last_load_ms: u64,
     /// Damage that was found, while the alarm for it is not raised.
     damage: Option<Corruption>,
-    damaged: bool,
+    /// Pages that were found damaged, in the order in which they were.
+    damaged_pages: Vec<PageId>,
     propose_alarm_ms: u64,
 }
 
@@ -44,7 +47,7 @@ impl Background {
             last_slice_ms: now_ms,
             last_load_ms: now_ms,
             damage: None,
-            damaged: false,
+            damaged_pages: Vec::new(),
             propose_alarm_ms: now_ms,
         }
     }
@@ -52,6 +55,10 @@ impl Background {
     /// Something has been applied.
     pub fn loaded(&mut self, now_ms: u64) {
         self.last_load_ms = now_ms;
+    }
+
+    fn is_damaged(&self) -> bool {
+        !self.damaged_pages.is_empty()
     }
 
     fn is_idle(&self, now_ms: u64) -> bool {
@@ -69,7 +76,7 @@ impl Node {
         let idle = self.proposals.len() == 0 && self.background.is_idle(now_ms);
         let background = &mut self.background;
         // What changes the store reads it first, and damage met there ends the process.
-        if (idle || now_ms > background.last_slice_ms) && !background.damaged {
+        if (idle || now_ms > background.last_slice_ms) && !background.is_damaged() {
             background.last_slice_ms = now_ms;
             if self.applier.mvcc.compaction_pending() {
                 if checkpoint::has_room_for_background(&self.applier.store) {
@@ -94,7 +101,7 @@ impl Node {
         if store.is_letting_go() {
             return now_ms;
         }
-        if !background.damaged {
+        if !background.is_damaged() {
             let works = compacts || background.defrag.is_moving();
             if works && checkpoint::has_room_for_background(store) {
                 let idle = self.proposals.len() == 0 && background.is_idle(now_ms);
@@ -121,7 +128,7 @@ impl Node {
 
     pub fn defragmented(&self, ticket: u64) -> bool {
         // On damage there will be none; nobody should wait for it.
-        self.background.defrag.is_past(ticket) || self.background.damaged
+        self.background.defrag.is_past(ticket) || self.background.is_damaged()
     }
 
     pub fn defrag_counts(&self) -> DefragCounts {
@@ -140,7 +147,7 @@ impl Node {
     /// Whether the last checkpoint is durable, or there cannot be one.
     pub fn is_stopped(&self) -> bool {
         let settled = self.background.checkpoint.is_settled(&self.applier.store);
-        settled || self.background.damaged
+        settled || self.background.is_damaged()
     }
 
     /// Bytes of the store's file to be read on another thread, before `scrub` is called for them.
@@ -165,20 +172,39 @@ impl Node {
             "a page of the store is damaged and is not served; raising the alarm CORRUPT"
         );
         let background = &mut self.background;
-        if !background.damaged {
-            background.damaged = true;
+        if !background.is_damaged() {
             background.damage = Some(corruption);
             background.propose_alarm_ms = 0;
+        }
+        let known = background.damaged_pages.contains(&corruption.page);
+        if !known && background.damaged_pages.len() < DAMAGED_PAGES_MAX {
+            background.damaged_pages.push(corruption.page);
+        }
+    }
+
+    /// The alarm was taken back: who did so may have mended the page, or not have known. What is still
+    /// damaged raises it again; else the work in the background goes on.
+    fn look_again_at_damage(&mut self) {
+        for page in std::mem::take(&mut self.background.damaged_pages) {
+            if let Err(corruption) = self.applier.store.scrub_step(page, 1) {
+                self.report_damage(corruption);
+            }
         }
     }
 
     fn raise_corrupt(&mut self, now_ms: u64) {
-        if self.background.damage.is_none() || now_ms < self.background.propose_alarm_ms {
+        if !self.background.is_damaged() {
             return;
         }
         let member_id = self.options.metadata.member_id;
         if self.applier.alarms.raised_by(member_id, AlarmType::Corrupt) {
             self.background.damage = None;
+            return;
+        }
+        if self.background.damage.is_none() {
+            self.look_again_at_damage();
+        }
+        if self.background.damage.is_none() || now_ms < self.background.propose_alarm_ms {
             return;
         }
         let request = AlarmRequest {

@@ -26,6 +26,9 @@ const SECTOR: usize = 512;
 struct LogDisk {
     files: BTreeMap<SegmentId, Vec<u8>>,
     in_flight: Option<(wal::OpId, SegmentId, u64, Vec<u8>)>,
+    /// No further file can be made, and so many times one was asked for.
+    is_full: bool,
+    refused: u32,
 }
 
 impl SegmentSource for LogDisk {
@@ -190,6 +193,10 @@ impl Bed {
     fn start_log_ops(&mut self) {
         while let Some((id, op)) = self.node().next_log_op() {
             match op {
+                wal::Op::Create { .. } if self.log.is_full => {
+                    self.log.refused += 1;
+                    self.node().log_no_space(id);
+                }
                 wal::Op::Create { segment, bytes } => {
                     self.log.files.insert(segment, vec![0; bytes as usize]);
                     self.node().log_op_done(id);
@@ -313,6 +320,33 @@ fn nothing_is_acknowledged_before_the_log_is_durable() {
     assert_eq!(bed.output.outcomes.len(), 1);
     assert_eq!(bed.output.outcomes[0].id, id);
     assert_eq!(bed.get("k", 0).as_deref(), Some("v"));
+}
+
+/// Although no checkpoint of the store and no removal of a segment has made room.
+#[test]
+fn a_full_disk_is_asked_again_for_a_segment_of_the_log() {
+    let mut bed = Bed::new();
+    bed.settle();
+    bed.log.is_full = true;
+    while bed.log.refused == 0 {
+        bed.put("k", &"x".repeat(20_000));
+        bed.settle();
+    }
+    let refused_at_ms = bed.now_ms;
+    bed.settle();
+    assert!(bed.node().applier.alarms.active(AlarmType::Nospace));
+    assert_eq!(bed.log.refused, 1, "it is not asked for again at once");
+    while bed.log.refused == 1 {
+        bed.settle();
+    }
+    assert!(bed.now_ms >= refused_at_ms + limits::LOG_RETRY_MS);
+    assert!(bed.now_ms < refused_at_ms + 2 * limits::LOG_RETRY_MS);
+    bed.log.is_full = false;
+    let segments = bed.log.files.len();
+    while bed.log.files.len() == segments {
+        bed.settle();
+        assert!(bed.now_ms < refused_at_ms + 4 * limits::LOG_RETRY_MS);
+    }
 }
 
 #[test]
@@ -605,6 +639,36 @@ fn damage_is_found_before_it_is_needed_and_raises_the_alarm() {
     bed.settle();
     let refusal = bed.output.outcomes.last().unwrap().result.as_ref();
     assert!(matches!(refusal, Err(crate::apply::ApplyError::Corrupt)), "{refusal:?}");
+    // Whoever takes the alarm back without mending the page sees it again.
+    let disarm = |bed: &mut Bed| {
+        let request = crate::proto::etcdserverpb::AlarmRequest {
+            action: crate::proto::etcdserverpb::alarm_request::AlarmAction::Deactivate as i32,
+            member_id: MEMBER,
+            alarm: AlarmType::Corrupt as i32,
+        };
+        bed.node().propose(Kind::Alarm, &request.encode_to_vec()).unwrap();
+        bed.turn();
+        bed.start_log_ops();
+        bed.finish_log_write();
+        bed.turn();
+    };
+    disarm(&mut bed);
+    assert!(!bed.node().applier.alarms.active(AlarmType::Corrupt));
+    bed.settle();
+    assert!(bed.node().applier.alarms.active(AlarmType::Corrupt));
+    // A page that was mended is served, and the work in the background goes on.
+    bed.store.apply(&store::Op::Write { offset: at as u64, data: vec![b'x'] });
+    disarm(&mut bed);
+    bed.put("k0000", "new");
+    bed.settle();
+    assert!(!bed.node().applier.alarms.active(AlarmType::Corrupt));
+    assert!(bed.output.outcomes.last().unwrap().result.is_ok());
+    let ticket = bed.node().start_defragment();
+    for _ in 0..2_000 {
+        bed.turn();
+        bed.store_op();
+    }
+    assert!(bed.node().defrag_counts().done > 0 && bed.node().defragmented(ticket));
 }
 
 /// A history of 400 changes of 30 keys, and what the newest revisions of it show.

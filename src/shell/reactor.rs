@@ -27,7 +27,7 @@ use super::segments::Created;
 use super::snapshot_disk::{Done, SnapshotDisk};
 use super::socket::{Input, Sent};
 use super::store_disk::{Grown, StoreDisk};
-use super::{fatal, sigbus, uring};
+use super::{fatal, sigbus, uring, warm};
 use crate::node::{SnapshotOp, StopReason};
 use crate::rpc::{ConnId, ListenerKind, Server};
 use crate::store;
@@ -379,6 +379,7 @@ impl Core {
                 let map = server.node().applier.store.warmer();
                 sigbus::install(map);
                 disk.read_through(map);
+                warm::begin(map, server.node().applier.store.file_len());
                 self.store_disk.replace(disk);
                 tracing::info!("the state of another member was installed");
             }

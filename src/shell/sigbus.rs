@@ -79,6 +79,17 @@ impl Line {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::store::Map;
+
+    #[test]
+    fn the_map_that_was_installed_last_is_the_one_that_is_told_of() {
+        for bytes in [1 << 20, 1 << 21] {
+            let (map, _memory) = Map::memory(bytes);
+            install(map.warmer());
+            let told = (BASE.load(Ordering::SeqCst), LEN.load(Ordering::SeqCst));
+            assert_eq!(told, map.warmer().addresses());
+        }
+    }
 
     #[test]
     fn numbers_are_written_without_an_allocator() {
