@@ -5,6 +5,7 @@
 //! whole. A step does a bounded number of moves.
 
 use super::Store;
+use super::limits::HOLES_SHARE;
 use super::page::Corruption;
 
 /// What a step has done, and how things stand.
@@ -62,7 +63,7 @@ impl Store {
 
     /// Holes that are left: moving a page copies those above it, so that a few holes remain always.
     fn holes_tolerated(&self) -> u32 {
-        (self.space.live_pages() / 32).max(HOLES_MIN)
+        (self.space.live_pages() / HOLES_SHARE).max(HOLES_MIN)
     }
 }
 

@@ -43,12 +43,16 @@ pub const WRITES_IN_FLIGHT_MAX: usize = 32;
 pub const WRITE_BYTES_IN_FLIGHT_MAX: usize = 256 * 1024;
 
 /// The file grows by this share of itself, within the bounds below: few growths (each costs a sync
-/// of the file's metadata), and little unused space.
-pub const GROW_SHARE: u64 = 32;
+/// of the file's metadata), and little unused space. It is cut when twice the share is unused.
+pub const GROW_SHARE: u64 = 64;
 /// See [`GROW_SHARE`].
 pub const GROW_BYTES_MIN: u64 = 1 << 20;
 /// See [`GROW_SHARE`].
 pub const GROW_BYTES_MAX: u64 = 64 << 20;
+
+/// Defragmentation leaves this share of the pages in use as holes: moving a page copies those above it, so
+/// that the last holes cost more than they are worth.
+pub const HOLES_SHARE: u32 = 64;
 
 /// Frames kept for the next dirty pages: 16 MiB. Fresh memory costs page faults.
 pub const SPARE_FRAMES_MAX: usize = 2048;
