@@ -17,6 +17,7 @@ const FORMAT_FILES: &[&str] = &[
     "wal/src/batch.rs",
     "wal/src/record.rs",
     "wal/src/sector.rs",
+    "src/store/long.rs",
     "src/store/page.rs",
     "src/store/node.rs",
     "src/store/meta.rs",

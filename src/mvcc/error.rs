@@ -16,9 +16,6 @@ pub enum MvccError {
     LeaseNotFound,
     #[error("etcdserver: key not found")]
     KeyNotFound,
-    /// etcd knows no bound of keys but that of requests, so the text is that of the latter.
-    #[error("etcdserver: request is too large")]
-    KeyTooLong,
     #[error(transparent)]
     Corruption(#[from] Corruption),
 }
@@ -32,7 +29,7 @@ impl MvccError {
     /// The gRPC status code that etcd answers with: its number and its name.
     pub fn code(&self) -> (u8, &'static str) {
         match self {
-            MvccError::KeyNotFound | MvccError::KeyTooLong => (3, "InvalidArgument"),
+            MvccError::KeyNotFound => (3, "InvalidArgument"),
             MvccError::LeaseNotFound => (5, "NotFound"),
             MvccError::Compacted | MvccError::FutureRevision => (11, "OutOfRange"),
             MvccError::Corruption(_) => (15, "DataLoss"),

@@ -17,7 +17,7 @@
 use smallvec::SmallVec;
 
 use super::revision::{REVISION_LEN, Revision};
-use crate::store::{KEY_BYTES_MAX, Tree};
+use crate::store::Tree;
 
 pub const KEY: Tree = Tree(0);
 pub const REV: Tree = Tree(1);
@@ -104,12 +104,6 @@ impl KeyBuf {
         self.prefix_len = self.bytes.len();
         &self.bytes
     }
-}
-
-/// Whether the store can hold versions of a user key, and its attachment to a lease.
-pub fn fits(user_key: &[u8]) -> bool {
-    let zeros = user_key.iter().filter(|&&byte| byte == 0).count();
-    user_key.len() + zeros <= KEY_BYTES_MAX - TERMINATOR.len() - REVISION_LEN
 }
 
 /// Splits a key of the KEY tree into the escaped and terminated user key and the revision.
@@ -251,23 +245,6 @@ mod tests {
         let from = buffer.versions_up_to(10).to_vec();
         assert!(buffer.version(Revision::new(11, 0)) < &from[..]);
         assert!(buffer.version(Revision::new(10, 5)) >= &from[..]);
-    }
-
-    #[test]
-    fn what_fits_is_not_longer_than_the_store_takes() {
-        let longest = KEY_BYTES_MAX - 14;
-        let zeros = longest / 2;
-        for (key, expected) in [
-            (vec![b'x'; longest], true),
-            (vec![b'x'; longest + 1], false),
-            (vec![0; zeros], true),
-            (vec![0; zeros + 1], false),
-        ] {
-            assert_eq!(fits(&key), expected);
-            let revision = Revision::new(i64::MAX, u32::MAX);
-            assert_eq!(KeyBuf::of(&key).version(revision).len() <= KEY_BYTES_MAX, expected);
-            assert!(!expected || lease_key(1, &key).len() <= KEY_BYTES_MAX);
-        }
     }
 
     #[test]

@@ -10,9 +10,7 @@
 
 use super::Mvcc;
 use super::error::MvccError;
-use super::keys::{
-    self, Interval, KEY, KeyBuf, LEASE_KEYS, REV, key_of_lease, lease_key, unescape,
-};
+use super::keys::{Interval, KEY, KeyBuf, LEASE_KEYS, REV, key_of_lease, lease_key, unescape};
 use super::reader::{Reader, Version, entry};
 use super::record::{KeyMeta, KeyValue, NewRecord, put_stored, value_of};
 use super::revision::Revision;
@@ -68,9 +66,6 @@ impl<'m> WriteTxn<'m> {
 
     /// Whether [`WriteTxn::put`] can do what `request` wants.
     pub fn check_put(reader: &Reader<'_>, request: &PutRequest) -> Result<(), MvccError> {
-        if !keys::fits(&request.key) {
-            return Err(MvccError::KeyTooLong);
-        }
         if !request.ignore_value && !request.ignore_lease {
             return Ok(());
         }
@@ -264,8 +259,7 @@ impl Mvcc {
     /// Puts a key. Whether the lease exists is the caller's to find out. The body of the reply is
     /// what a `PutResponse` has behind its header.
     ///
-    /// Errors: [`MvccError::KeyNotFound`] if a value or lease is to be kept that is not there;
-    /// [`MvccError::KeyTooLong`].
+    /// Errors: [`MvccError::KeyNotFound`] if a value or lease is to be kept that is not there.
     pub fn put(&mut self, store: &mut Store, request: &PutRequest) -> Result<Reply, MvccError> {
         WriteTxn::check_put(&self.reader(store.view()), request)?;
         let mut body = Vec::new();

@@ -222,7 +222,6 @@ fn apply_error(error: &ApplyError) -> RpcError {
         ApplyError::Mvcc(MvccError::FutureRevision) => error::FUTURE_REVISION,
         ApplyError::Mvcc(MvccError::LeaseNotFound) => error::LEASE_NOT_FOUND,
         ApplyError::Mvcc(MvccError::KeyNotFound) => error::KEY_NOT_FOUND,
-        ApplyError::Mvcc(MvccError::KeyTooLong) => error::REQUEST_TOO_LARGE,
         // The page is named in the log.
         ApplyError::Mvcc(MvccError::Corruption(_)) => error::CORRUPT,
     }

@@ -3,6 +3,7 @@
 
 use super::Store;
 use super::limits::TREES;
+use super::long::{is_long, stands_for};
 use super::meta::Root;
 use super::node::{FLAG_RUN, Node};
 use super::page::{Corruption, PageId, Tree};
@@ -30,6 +31,8 @@ pub struct CheckReport {
 /// Pages reached, and what was met on the way.
 pub(super) struct Walk<'a> {
     view: View<'a>,
+    /// The last long key of the tree.
+    last_long: Option<&'a [u8]>,
     pub reached: FxHashSet<PageId>,
     report: CheckReport,
 }
@@ -79,7 +82,12 @@ impl Store {
 
 impl<'a> Walk<'a> {
     pub fn new(view: View<'a>) -> Walk<'a> {
-        Walk { view, reached: FxHashSet::default(), report: CheckReport::default() }
+        Walk {
+            view,
+            last_long: None,
+            reached: FxHashSet::default(),
+            report: CheckReport::default(),
+        }
     }
 
     pub fn all_trees(&mut self) -> Result<(), Corruption> {
@@ -103,6 +111,7 @@ impl<'a> Walk<'a> {
 
     fn tree(&mut self, tree: Tree, root: &Root) -> Result<(), Corruption> {
         let node = self.view.pages.node(root.page, root.stamp, root.level)?;
+        self.last_long = None;
         let bytes_before: u64 = self.report.bytes.iter().sum();
         let (entries, weight) = self.node(tree, root.page, node, &[], None)?;
         let bytes = self.report.bytes.iter().sum::<u64>() - bytes_before;
@@ -140,12 +149,11 @@ impl<'a> Walk<'a> {
             self.report.leaf_bytes += node.used() as u64;
             for (index, key) in keys.iter().enumerate() {
                 let slot = node.slot(index);
-                let value_len = if slot.flags() & FLAG_RUN != 0 {
+                self.report.bytes[usize::from(tree.0)] += if slot.flags() & FLAG_RUN != 0 {
                     self.run(tree, RunRef::read(node.payload(slot)), key)?
                 } else {
-                    node.payload(slot).len()
+                    (key.len() + node.payload(slot).len()) as u64
                 };
-                self.report.bytes[usize::from(tree.0)] += (key.len() + value_len) as u64;
             }
             return Ok((node.count() as u64, node.weight()));
         }
@@ -169,15 +177,25 @@ impl<'a> Walk<'a> {
         Ok((entries, weight))
     }
 
-    fn run(&mut self, tree: Tree, reference: RunRef, key: &[u8]) -> Result<usize, Corruption> {
+    /// Bytes of the key and value in it. `stored` is the key as its leaf has it.
+    fn run(&mut self, tree: Tree, reference: RunRef, stored: &[u8]) -> Result<u64, Corruption> {
+        let bad = |what| Corruption::new(reference.page, what);
         let pages = self.view.pages.run(reference)?;
-        if pages[0].tree() != tree || run::key(pages) != key {
-            return Err(Corruption::new(reference.page, "a run is of another key"));
+        let key = run::key(pages);
+        let is_of_key = if is_long(stored) { stands_for(stored, key) } else { stored == key };
+        if pages[0].tree() != tree || !is_of_key {
+            return Err(bad("a run is of another key"));
+        }
+        if is_long(key) {
+            if self.last_long.is_some_and(|last| last >= key) {
+                return Err(bad("long keys are out of order"));
+            }
+            self.last_long = Some(key);
         }
         for page in 0..pages.len() as u32 {
             self.reach(PageId(reference.page.0 + page))?;
         }
         self.report.run_pages += pages.len() as u32;
-        Ok(reference.value_len as usize)
+        Ok(key.len() as u64 + u64::from(reference.value_len))
     }
 }

@@ -3,11 +3,13 @@
 //! A cursor is before the first entry, on one, or behind the last. It holds the path to its leaf;
 //! nothing below it can change while it lives, as it borrows the store.
 
+use super::long::{is_long, search_key};
 use super::meta::Root;
-use super::node::{Node, Slot};
+use super::node::{Node, Parts, Slot};
 use super::page::Corruption;
 use super::page::Tree;
 use super::pages::Pages;
+use super::run::{self, RunRef};
 use super::view::{View, value_of};
 use smallvec::SmallVec;
 
@@ -18,8 +20,9 @@ pub struct Cursor<'a> {
     /// Inner nodes from the root down, with the child taken.
     path: SmallVec<[(Node<'a>, usize); 6]>,
     place: Place<'a>,
-    /// The key of the current entry: the leaf's prefix, then the suffix.
+    /// The key of the current entry: the leaf's prefix, then the suffix; or a long key as a whole.
     key: SmallVec<[u8; 96]>,
+    has_long_key: bool,
 }
 
 #[derive(Clone, Copy)]
@@ -38,42 +41,76 @@ enum Edge {
 
 impl<'a> Cursor<'a> {
     pub(super) fn new(view: View<'a>, tree: Tree) -> Cursor<'a> {
+        Cursor::over(view.pages, view.root(tree))
+    }
+
+    pub(super) fn over(pages: &'a Pages, root: &'a Root) -> Cursor<'a> {
         Cursor {
-            pages: view.pages,
-            root: view.root(tree),
+            pages,
+            root,
             path: SmallVec::new(),
             place: Place::BeforeFirst,
             key: SmallVec::new(),
+            has_long_key: false,
         }
     }
 
     /// Goes to the first entry `>= key`; false (and behind the last) if there is none.
     pub fn seek(&mut self, key: &[u8]) -> Result<bool, Corruption> {
-        let Some((leaf, index)) = self.descend(key)? else { return Ok(false) };
+        let (stored, _) = search_key(self.pages, self.root, key)?;
+        self.seek_stored(&stored)
+    }
+
+    /// Goes to the last entry `< key`; false (and before the first) if there is none.
+    pub fn seek_before(&mut self, key: &[u8]) -> Result<bool, Corruption> {
+        let (stored, _) = search_key(self.pages, self.root, key)?;
+        self.seek_before_stored(&stored)
+    }
+
+    /// Goes to the first entry `>= key` with weight; false (and behind the last) if there is none.
+    pub fn seek_weighted(&mut self, key: &[u8]) -> Result<bool, Corruption> {
+        let (stored, _) = search_key(self.pages, self.root, key)?;
+        let Some((leaf, index)) = self.descend(&stored)? else { return Ok(false) };
+        self.weighted_from(leaf, index)
+    }
+
+    /// As [`Cursor::seek`], by a key as nodes have it.
+    pub(super) fn seek_stored(&mut self, stored: &[u8]) -> Result<bool, Corruption> {
+        let Some((leaf, index)) = self.descend(stored)? else { return Ok(false) };
         if index < leaf.count() {
-            self.enter(leaf, index);
+            self.enter(leaf, index)?;
             return Ok(true);
         }
         self.step_to_leaf(Edge::First)
     }
 
-    /// Goes to the last entry `< key`; false (and before the first) if there is none.
-    pub fn seek_before(&mut self, key: &[u8]) -> Result<bool, Corruption> {
-        let Some((leaf, index)) = self.descend(key)? else {
+    /// As [`Cursor::seek_before`], by a key as nodes have it.
+    pub(super) fn seek_before_stored(&mut self, stored: &[u8]) -> Result<bool, Corruption> {
+        let Some((leaf, index)) = self.descend(stored)? else {
             self.place = Place::BeforeFirst;
             return Ok(false);
         };
         if index > 0 {
-            self.enter(leaf, index - 1);
+            self.enter(leaf, index - 1)?;
             return Ok(true);
         }
         self.step_to_leaf(Edge::Last)
     }
 
-    /// Goes to the first entry `>= key` with weight; false (and behind the last) if there is none.
-    pub fn seek_weighted(&mut self, key: &[u8]) -> Result<bool, Corruption> {
-        let Some((leaf, index)) = self.descend(key)? else { return Ok(false) };
-        self.weighted_from(leaf, index)
+    /// The key of the current entry as its leaf has it.
+    pub(super) fn stored(&self) -> Option<Parts<'a>> {
+        match self.place {
+            Place::On { leaf, index, .. } => Some(leaf.key(index)),
+            Place::BeforeFirst | Place::BehindLast => None,
+        }
+    }
+
+    /// Flags and payload of the current entry as its leaf has them.
+    pub(super) fn stored_entry(&self) -> Option<(u8, &'a [u8])> {
+        match self.place {
+            Place::On { leaf, slot, .. } => Some((slot.flags(), leaf.payload(slot))),
+            Place::BeforeFirst | Place::BehindLast => None,
+        }
     }
 
     pub fn first(&mut self) -> Result<bool, Corruption> {
@@ -91,7 +128,7 @@ impl<'a> Cursor<'a> {
         match self.place {
             Place::On { leaf, index, .. } => {
                 if index + 1 < leaf.count() {
-                    self.stay(leaf, index + 1);
+                    self.stay(leaf, index + 1)?;
                     return Ok(true);
                 }
                 self.step_to_leaf(Edge::First)
@@ -107,7 +144,7 @@ impl<'a> Cursor<'a> {
         match self.place {
             Place::On { leaf, index, .. } => {
                 if index > 0 {
-                    self.stay(leaf, index - 1);
+                    self.stay(leaf, index - 1)?;
                     return Ok(true);
                 }
                 self.step_to_leaf(Edge::Last)
@@ -209,7 +246,7 @@ impl<'a> Cursor<'a> {
             Edge::First => 0,
             Edge::Last => node.count() - 1,
         };
-        self.enter(node, index);
+        self.enter(node, index)?;
         Ok(true)
     }
 
@@ -239,7 +276,7 @@ impl<'a> Cursor<'a> {
     /// path.
     fn weighted_from(&mut self, leaf: Node<'a>, index: usize) -> Result<bool, Corruption> {
         if let Some(index) = (index..leaf.count()).find(|i| leaf.slot(*i).has_weight()) {
-            self.enter(leaf, index);
+            self.enter(leaf, index)?;
             return Ok(true);
         }
         while let Some((node, index)) = self.path.pop() {
@@ -268,24 +305,39 @@ impl<'a> Cursor<'a> {
         let Some(index) = (0..node.count()).find(|index| node.slot(*index).has_weight()) else {
             return Err(missing_weight(node));
         };
-        self.enter(node, index);
+        self.enter(node, index)?;
         Ok(true)
     }
 
     /// Goes to an entry of a leaf that may not be the current one.
-    fn enter(&mut self, leaf: Node<'a>, index: usize) {
+    fn enter(&mut self, leaf: Node<'a>, index: usize) -> Result<(), Corruption> {
+        self.has_long_key = false;
         self.key.clear();
         self.key.extend_from_slice(leaf.prefix());
-        self.stay(leaf, index);
+        self.stay(leaf, index)
     }
 
     /// Goes to another entry of the current leaf.
     #[inline]
-    fn stay(&mut self, leaf: Node<'a>, index: usize) {
+    fn stay(&mut self, leaf: Node<'a>, index: usize) -> Result<(), Corruption> {
+        if self.has_long_key {
+            return self.enter(leaf, index);
+        }
         let slot = leaf.slot(index);
         self.key.truncate(leaf.prefix_len());
         self.key.extend_from_slice(leaf.leaf_suffix(slot));
         self.place = Place::On { leaf, index, slot };
+        if is_long(&self.key) { self.take_long_key(leaf, slot) } else { Ok(()) }
+    }
+
+    /// The key of the current entry is what a stand-in stands for.
+    #[cold]
+    fn take_long_key(&mut self, leaf: Node<'a>, slot: Slot) -> Result<(), Corruption> {
+        let run = self.pages.run(RunRef::read(leaf.payload(slot)))?;
+        self.has_long_key = true;
+        self.key.clear();
+        self.key.extend_from_slice(run::key(run));
+        Ok(())
     }
 }
 

@@ -7,9 +7,19 @@ pub const PAGE_SIZE: usize = 8192;
 /// Trees in one store: what a meta page names. Five are used by the layers above today.
 pub const TREES: usize = 8;
 
-/// Longest key. Two entries must fit a page whatever they are, or a split could fail: half of a
-/// page's payload, less the fixed parts of the larger kind of entry (an inner one: 24 bytes).
-pub const KEY_BYTES_MAX: usize = 4000;
+/// Longest key. Far above what a request may hold, and what a run can.
+pub const KEY_BYTES_MAX: usize = 2 << 30;
+
+/// Longest key in a node. Longer ones have a stand-in there, which begins with so much of them.
+pub const KEY_INLINE_MAX: usize = 3488;
+
+/// Longest label of a stand-in, in words of 8 bytes. More are needed where keys are put between each other
+/// on purpose only.
+pub const LABEL_WORDS_MAX: usize = 64;
+
+/// Longest key or stand-in in a node. Two entries must fit a page whatever they are, or a split could fail:
+/// half of a page's payload, less the fixed parts of the larger kind of entry (an inner one: 24 bytes).
+pub const KEY_STORED_MAX: usize = KEY_INLINE_MAX + 8 * LABEL_WORDS_MAX;
 
 /// Longest value inside a leaf, a quarter of a page. Longer ones go to runs of their own, so that a
 /// leaf holds enough keys to be worth its place in the tree.

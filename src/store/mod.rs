@@ -31,6 +31,7 @@ mod edit;
 mod frames;
 mod free;
 pub mod limits;
+mod long;
 mod map;
 mod memory;
 mod meta;

@@ -17,14 +17,14 @@
 //!        leaf:  payload length u16, suffix, payload (the value, or the reference of a run)
 //!        inner: child u32, its txn u32 (low half), its weight u64, suffix
 //! ```
-//! Key = prefix + suffix. Entry 0 of an inner node has an empty suffix and stands for "everything
+//! Key = prefix + suffix; of a long key, its stand-in ([`super::long`]). Entry 0 of an inner node has an empty suffix and stands for "everything
 //! below entry 1"; the prefix is that of the entries behind it.
 //!
 //! **Invariant.** A [`Node`] is made of a page that [`validate`] has passed (or that this process
 //! built), so that offsets and lengths in it lie inside the page. A bad byte is met in `validate`
 //! and nowhere else.
 
-use super::limits::{HEIGHT_MAX, KEY_BYTES_MAX, PAGE_SIZE};
+use super::limits::{HEIGHT_MAX, KEY_INLINE_MAX, KEY_STORED_MAX, PAGE_SIZE};
 use super::page::{
     HEADER_BYTES, KIND_INNER, KIND_LEAF, Page, PageId, TxnId, read_u16, read_u32, read_u64,
 };
@@ -51,8 +51,8 @@ pub const INNER_HEAD: usize = 16;
 /// Largest entry, slot and key included. Two always fit a page, whatever the prefix does to them:
 /// that is what makes splitting possible.
 pub const ENTRY_BYTES_MAX: usize = PAYLOAD / 2 - 16;
-const _: () = assert!(KEY_BYTES_MAX + SLOT_BYTES + INNER_HEAD <= ENTRY_BYTES_MAX);
-const _: () = assert!(KEY_BYTES_MAX < 1 << 12);
+const _: () = assert!(KEY_STORED_MAX + SLOT_BYTES + INNER_HEAD <= ENTRY_BYTES_MAX);
+const _: () = assert!(KEY_STORED_MAX < 1 << 12);
 
 pub const FLAG_WEIGHT: u8 = 1;
 pub const FLAG_RUN: u8 = 2;
@@ -69,7 +69,7 @@ pub struct Slot(pub u64);
 impl Slot {
     #[inline]
     pub fn new(head: u32, offset: usize, suffix_len: usize, flags: u8) -> Slot {
-        debug_assert!(offset < PAGE_SIZE && suffix_len <= KEY_BYTES_MAX && flags < 4);
+        debug_assert!(offset < PAGE_SIZE && suffix_len <= KEY_STORED_MAX && flags < 4);
         Slot(
             u64::from(head) << 32
                 | u64::from(flags) << 28
@@ -375,7 +375,7 @@ pub fn validate(page: &Page) -> Result<(), &'static str> {
     if read_u32(bytes, AT_NODE_ZERO) != 0 {
         return Err("a reserved field of a node is not zero");
     }
-    if prefix > KEY_BYTES_MAX || slots_end > heap || heap > PAGE_SIZE {
+    if prefix > KEY_STORED_MAX || slots_end > heap || heap > PAGE_SIZE {
         return Err("a node's slots, cells and prefix overlap");
     }
     if bytes[AT_NODE_PREFIX + prefix..node.slots_at()].iter().any(|byte| *byte != 0) {
@@ -392,7 +392,7 @@ pub fn validate(page: &Page) -> Result<(), &'static str> {
         if slot.flags() > 3 || (!leaf && slot.flags() != 0) {
             return Err("a slot has unknown flags");
         }
-        if prefix + suffix > KEY_BYTES_MAX || at < heap || at + head + suffix > PAGE_SIZE {
+        if prefix + suffix > KEY_STORED_MAX || at < heap || at + head + suffix > PAGE_SIZE {
             return Err("a slot points outside of the cells");
         }
         let cell = node.cell_bytes(slot);
@@ -402,6 +402,9 @@ pub fn validate(page: &Page) -> Result<(), &'static str> {
         living += cell;
         if slot.head() != head_of(node.suffix_at(slot, head)) {
             return Err("a slot's head is not that of its key");
+        }
+        if leaf && prefix + suffix > KEY_INLINE_MAX && slot.flags() & FLAG_RUN == 0 {
+            return Err("a long key without a run");
         }
         if leaf && slot.flags() & FLAG_RUN != 0 && node.payload(slot).len() != RUN_REF_BYTES {
             return Err("the reference of a run has a wrong length");

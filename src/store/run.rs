@@ -3,26 +3,24 @@
 //!
 //! ```text
 //! header, continued
-//! 20  key_len    u16   length of the key, which follows the value
-//! 22  zero       u16
+//! 20  key_len    u32   length of the key, which follows the value
 //! 24  value_len  u32
 //! 28  pages      u32   pages of the run
 //! 32  value, key, zeros to the end of the last page
 //! ```
 //! The key (and the tree in the header) leads back to the leaf that refers to the run: what moves
-//! pages needs it.
+//! pages needs it. A long key ([`super::long`]) is nowhere else, so its entry has a run, whatever its value.
 
 use super::free::Freed;
 use super::limits::{KEY_BYTES_MAX, PAGE_SIZE, VALUE_BYTES_MAX};
 use super::page::{
-    HEADER_BYTES, Header, KIND_RUN, Page, PageId, Tree, TxnId, read_u16, read_u32, read_u64, seal,
-    write_u16, write_u32, write_u64,
+    HEADER_BYTES, Header, KIND_RUN, Page, PageId, Tree, TxnId, read_u32, read_u64, seal, write_u32,
+    write_u64,
 };
 use std::ops::Range;
 
 const AT_KEY_LEN: usize = 20;
-const AT_RUN_ZERO: usize = AT_KEY_LEN + 2;
-const AT_VALUE_LEN: usize = AT_RUN_ZERO + 2;
+const AT_VALUE_LEN: usize = AT_KEY_LEN + 4;
 const AT_PAGES: usize = AT_VALUE_LEN + 4;
 const _: () = assert!(AT_PAGES + 4 == HEADER_BYTES);
 
@@ -66,7 +64,7 @@ pub fn value_len(first: &Page) -> usize {
 }
 
 fn key_len(first: &Page) -> usize {
-    usize::from(read_u16(&first.0, AT_KEY_LEN))
+    read_u32(&first.0, AT_KEY_LEN) as usize
 }
 
 pub fn page_count(first: &Page) -> u32 {
@@ -75,8 +73,7 @@ pub fn page_count(first: &Page) -> u32 {
 
 /// Whether the header's numbers fit each other.
 pub fn is_consistent(first: &Page) -> bool {
-    read_u16(&first.0, AT_RUN_ZERO) == 0
-        && value_len(first) <= VALUE_BYTES_MAX
+    value_len(first) <= VALUE_BYTES_MAX
         && key_len(first) <= KEY_BYTES_MAX
         && page_count(first) == pages_for(value_len(first), key_len(first))
 }
@@ -117,7 +114,7 @@ pub fn build(
     let count = pages_for(value_len, key.len());
     let mut pages = vec![Page::ZERO; count as usize].into_boxed_slice();
     pages[0].set_header(&Header { page, txn, kind: KIND_RUN, level: 0, tree });
-    write_u16(&mut pages[0].0, AT_KEY_LEN, key.len() as u16);
+    write_u32(&mut pages[0].0, AT_KEY_LEN, key.len() as u32);
     write_u32(&mut pages[0].0, AT_VALUE_LEN, value_len as u32);
     write_u32(&mut pages[0].0, AT_PAGES, count);
     let value = HEADER_BYTES..HEADER_BYTES + value_len;

@@ -1,6 +1,7 @@
 //! Reading one state of the store: the live one, or that of a snapshot.
 
 use super::cursor::Cursor;
+use super::long::search_key;
 use super::meta::{Root, Roots};
 use super::node::{FLAG_RUN, Node, Slot};
 use super::page::{Corruption, Tree};
@@ -21,8 +22,9 @@ impl<'a> View<'a> {
 
     /// The value of a key. Allocates nothing and copies nothing.
     pub fn get(self, tree: Tree, key: &[u8]) -> Result<Option<&'a [u8]>, Corruption> {
-        let Some(leaf) = self.leaf_of(tree, key)? else { return Ok(None) };
-        match leaf.search(key) {
+        let (key, can_be) = search_key(self.pages, self.root(tree), key)?;
+        let Some(leaf) = self.leaf_of(tree, &key)?.filter(|_| can_be) else { return Ok(None) };
+        match leaf.search(&key) {
             (index, true) => value_of(self.pages, leaf, leaf.slot(index)).map(Some),
             (_, false) => Ok(None),
         }
@@ -30,7 +32,8 @@ impl<'a> View<'a> {
 
     /// Whether the key is there.
     pub fn contains(self, tree: Tree, key: &[u8]) -> Result<bool, Corruption> {
-        Ok(self.leaf_of(tree, key)?.is_some_and(|leaf| leaf.search(key).1))
+        let (key, can_be) = search_key(self.pages, self.root(tree), key)?;
+        Ok(can_be && self.leaf_of(tree, &key)?.is_some_and(|leaf| leaf.search(&key).1))
     }
 
     /// The leaf that covers a key; none for an empty tree.
@@ -53,15 +56,16 @@ impl<'a> View<'a> {
         if root.is_empty() {
             return Ok(0);
         }
+        let (key, _) = search_key(self.pages, root, key)?;
         let mut node = self.pages.node(root.page, root.stamp, root.level)?;
         let mut rank = 0;
         for level in (0..root.level).rev() {
-            let index = node.child_index(key);
+            let index = node.child_index(&key);
             rank += node.weight_before(index);
             let child = node.child(index);
             node = self.pages.node(child.page, child.stamp, level)?;
         }
-        Ok(rank + node.weight_before(node.search(key).0))
+        Ok(rank + node.weight_before(node.search(&key).0))
     }
 
     /// Sum of the weights of all entries of a tree.

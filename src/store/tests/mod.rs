@@ -45,6 +45,18 @@ pub type Model = BTreeMap<Rc<[u8]>, (Rc<[u8]>, bool)>;
 /// A key of one of several shapes, from a space small enough to be met again.
 pub fn random_key(random: &mut Random, space: u64) -> Vec<u8> {
     let number = random.below(space);
+    // Long ones, many of which begin alike.
+    match number % 13 {
+        5 => {
+            return [&vec![b'k'; 3400 + number as usize % 200][..], &number.to_be_bytes()].concat();
+        }
+        9 => {
+            let len =
+                if number.is_multiple_of(5) { number * 37 % 20_000 } else { number * 37 % 500 };
+            return [&[b'l'; 3600][..], &vec![b'a' + (number % 3) as u8; len as usize]].concat();
+        }
+        _ => {}
+    }
     match number % 7 {
         0 => format!("/registry/pods/namespace-{}/pod-{number}", number % 5).into_bytes(),
         1 => number.to_be_bytes().to_vec(),

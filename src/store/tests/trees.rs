@@ -104,6 +104,76 @@ fn a_key_is_replaced_by_shorter_and_longer_values() {
     assert_eq!((store.view().entries(Tree(3)), store.view().weight(Tree(3))), (1, 1));
 }
 
+/// Half of the sum of two big-endian numbers.
+fn midpoint(a: &[u8], b: &[u8]) -> Vec<u8> {
+    let mut carry = 0;
+    let sums = a.iter().zip(b).rev().map(|(a, b)| {
+        let sum = u32::from(*a) + u32::from(*b) + carry;
+        carry = sum >> 8;
+        sum as u8
+    });
+    let mut sums: Vec<u8> = sums.collect();
+    sums.reverse();
+    let mut above = carry as u8;
+    let half = |byte: u8| (std::mem::replace(&mut above, byte & 1) << 7) | byte >> 1;
+    sums.into_iter().map(half).collect()
+}
+
+/// Between any two there is place for another one: labels get longer, and then all get new ones.
+#[test]
+fn long_keys_that_begin_alike_keep_their_order_wherever_the_next_one_is_put() {
+    for pattern in 0..4 {
+        let mut random = Random::new(6);
+        let (disk, mut store) = new_store();
+        let mut model = Model::new();
+        let tree = Tree(1);
+        let mut numbers = vec![vec![1; 60], vec![200; 60]];
+        let mut last = 0;
+        for step in 0..220 {
+            let at = match pattern {
+                0 => random.below(numbers.len() as u64 - 1) as usize,
+                1 => numbers.len() - 2,
+                2 => 0,
+                // Now left, now right of the last one: the labels get longest.
+                _ => last + step % 2,
+            };
+            let number = midpoint(&numbers[at], &numbers[at + 1]);
+            numbers.insert(at + 1, number.clone());
+            last = at;
+            let key = [&vec![b'x'; limits::KEY_INLINE_MAX + 5][..], &number].concat();
+            let (value, weight) = (vec![step as u8; step % 300], step % 3 == 0);
+            store.put(tree, &key, &value, weight).unwrap();
+            model.insert(key.into(), (value.into(), weight));
+            store.put(tree, &vec![b'x'; limits::KEY_INLINE_MAX - step], b"short", false).unwrap();
+            model.insert(
+                vec![b'x'; limits::KEY_INLINE_MAX - step].into(),
+                (b"short"[..].into(), false),
+            );
+            if step % 50 == 0 {
+                store.check().unwrap();
+            }
+        }
+        store.commit(1);
+        disk.checkpoint(&mut store);
+        let mut store = disk.open().unwrap();
+        store.check().unwrap();
+        assert_equal(store.view(), tree, &model, &mut random);
+        for key in model.keys().filter(|key| key.len() > limits::KEY_INLINE_MAX) {
+            assert_eq!(
+                store.view().get(tree, key).unwrap().map(<[u8]>::len),
+                Some(model[key].0.len())
+            );
+            assert!(store.view().contains(tree, key).unwrap());
+            assert_eq!(store.view().get(tree, &[key, &b"y"[..]].concat()).unwrap(), None);
+        }
+        let keys: Vec<_> = model.keys().cloned().collect();
+        for key in keys {
+            assert!(store.delete(tree, &key).unwrap() && !store.delete(tree, &key).unwrap());
+        }
+        assert_eq!(store.check().unwrap().run_pages, 0);
+    }
+}
+
 #[test]
 fn packing_fills_the_leaves_and_changes_nothing_else() {
     for (seed, value_len) in [(1, 24), (2, 250), (3, 1000), (4, 1800)] {

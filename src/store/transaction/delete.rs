@@ -19,9 +19,10 @@ impl Store {
         if self.root_mut(tree).is_empty() {
             return Ok(false);
         }
+        let Some(stored) = self.stored_if_there(tree, key)? else { return Ok(false) };
         self.uncommitted = true;
-        let path = self.path_for_write(tree, key)?;
-        let (index, found) = self.dirty(path.leaf).search(key);
+        let path = self.path_for_write(tree, &stored)?;
+        let (index, found) = self.dirty(path.leaf).search(&stored);
         if !found {
             return Ok(false);
         }

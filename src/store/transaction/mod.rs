@@ -6,6 +6,7 @@
 //! changed in place.
 
 mod delete;
+mod long;
 mod pack;
 mod relocate;
 mod split;

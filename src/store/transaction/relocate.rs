@@ -85,10 +85,13 @@ impl Store {
         let owned = self.view().roots.get(usize::from(tree.0)).is_some()
             && self.view().contains(tree, &key)?;
         self.expect_owner(owned, page)?;
+        let stored = self.stored_if_there(tree, &key)?;
+        self.expect_owner(stored.is_some(), page)?;
+        let stored = stored.unwrap_or_default();
         self.uncommitted = true;
-        let path: Path = self.path_for_write(tree, &key)?;
+        let path: Path = self.path_for_write(tree, &stored)?;
         let node = self.dirty(path.leaf);
-        let (index, _) = node.search(&key);
+        let (index, _) = node.search(&stored);
         let slot = node.slot(index);
         let refers = slot.flags() & FLAG_RUN != 0 && RunRef::read(node.payload(slot)) == reference;
         self.expect_owner(refers, page)?;

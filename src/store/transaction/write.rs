@@ -3,7 +3,8 @@
 use super::super::Store;
 use super::super::edit::{Fit, NewEntry, NewKind, fit};
 use super::super::frames::FrameId;
-use super::super::limits::{KEY_BYTES_MAX, VALUE_BYTES_MAX, VALUE_INLINE_MAX};
+use super::super::limits::{KEY_BYTES_MAX, KEY_STORED_MAX, VALUE_BYTES_MAX, VALUE_INLINE_MAX};
+use super::super::long::is_long;
 use super::super::node::{
     ENTRY_BYTES_MAX, FLAG_RUN, FLAG_WEIGHT, LEAF_HEAD, RUN_REF_BYTES, SLOT_BYTES,
 };
@@ -41,9 +42,11 @@ impl Store {
         weight: bool,
         fill: impl FnOnce(&mut [u8]),
     ) -> Result<(), Corruption> {
-        let path = self.path_for_put(tree, key, value_len)?;
-        let (index, found) = self.dirty(path.leaf).search(key);
-        let spot = Spot { path: &path, index, found, weight_gone: 0 };
+        assert!(key.len() <= KEY_BYTES_MAX, "a key of {} bytes", key.len());
+        let stored = self.stored_for_put(tree, key)?;
+        let path = self.path_for_put(tree, &stored, value_len)?;
+        let (index, found) = self.dirty(path.leaf).search(&stored);
+        let spot = Spot { path: &path, stored: &stored, index, found, weight_gone: 0 };
         self.put_at(tree, spot, key, value_len, weight, fill);
         Ok(())
     }
@@ -62,6 +65,11 @@ impl Store {
         weight: bool,
         former: &[u8],
     ) -> Result<bool, Corruption> {
+        if is_long(key) || is_long(former) {
+            let was_there = self.set_weight(tree, former, false)?;
+            self.put(tree, key, value, weight)?;
+            return Ok(was_there);
+        }
         let path = self.path_for_put(tree, key, value.len())?;
         let leaf = self.dirty(path.leaf);
         let (index, found) = leaf.search(key);
@@ -74,20 +82,20 @@ impl Store {
         let slot = leaf.slot(index);
         let weight_gone = i64::from(slot.has_weight());
         self.dirty_mut(path.leaf).set_flags(index, slot.flags() & !FLAG_WEIGHT);
-        let spot = Spot { path: &path, index, found, weight_gone };
+        let spot = Spot { path: &path, stored: key, index, found, weight_gone };
         let fill = |place: &mut [u8]| place.copy_from_slice(value);
         self.put_at(tree, spot, key, value.len(), weight, fill);
         Ok(true)
     }
 
     /// The path to the leaf that a key goes to, all of it writable.
-    fn path_for_put(
+    pub(super) fn path_for_put(
         &mut self,
         tree: Tree,
         key: &[u8],
         value_len: usize,
     ) -> Result<Path, Corruption> {
-        assert!(key.len() <= KEY_BYTES_MAX, "a key of {} bytes", key.len());
+        assert!(key.len() <= KEY_STORED_MAX, "{} bytes of a key in a node", key.len());
         assert!(value_len <= VALUE_BYTES_MAX, "a value of {value_len} bytes");
         self.uncommitted = true;
         if self.root_mut(tree).is_empty() {
@@ -109,7 +117,7 @@ impl Store {
         fill: impl FnOnce(&mut [u8]),
     ) {
         let weight_flag = if weight { FLAG_WEIGHT } else { 0 };
-        if is_inline(key.len(), value_len) {
+        if is_inline(key, value_len) {
             let (frame, place) = self.place(tree, spot, key, value_len, value_len, weight_flag);
             fill(&mut self.pages.dirty_mut(frame).0[place]);
         } else {
@@ -125,9 +133,10 @@ impl Store {
         if self.root_mut(tree).is_empty() {
             return Ok(false);
         }
+        let Some(key) = self.stored_if_there(tree, key)? else { return Ok(false) };
         self.uncommitted = true;
-        let path = self.path_for_write(tree, key)?;
-        let (index, found) = self.dirty(path.leaf).search(key);
+        let path = self.path_for_write(tree, &key)?;
+        let (index, found) = self.dirty(path.leaf).search(&key);
         if !found {
             return Ok(false);
         }
@@ -149,7 +158,7 @@ impl Store {
         payload_len: usize,
         flags: u8,
     ) -> (FrameId, Range<usize>) {
-        let Spot { path, index, found, weight_gone } = spot;
+        let Spot { path, stored, index, found, weight_gone } = spot;
         let mut change = i64::from(flags & FLAG_WEIGHT != 0) - weight_gone;
         if found {
             let node = self.dirty(path.leaf);
@@ -170,7 +179,7 @@ impl Store {
             root.bytes += (key.len() + value_len) as u64;
         }
         self.add_weight(tree, path, change);
-        let entry = NewEntry { key, kind: NewKind::Leaf { payload_len }, flags };
+        let entry = NewEntry { key: stored, kind: NewKind::Leaf { payload_len }, flags };
         self.insert(tree, path, path.steps.len(), index, &entry)
     }
 
@@ -233,6 +242,8 @@ impl Store {
 #[derive(Clone, Copy)]
 struct Spot<'p> {
     path: &'p Path,
+    /// The key as nodes have it.
+    stored: &'p [u8],
     index: usize,
     /// An entry of this key is there, which it replaces.
     found: bool,
@@ -241,9 +252,11 @@ struct Spot<'p> {
 }
 
 /// Whether a value lies in the leaf: a quarter of a page at most, and not more than half of one
-/// with its key.
-fn is_inline(key_len: usize, value_len: usize) -> bool {
-    value_len <= VALUE_INLINE_MAX && SLOT_BYTES + LEAF_HEAD + key_len + value_len <= ENTRY_BYTES_MAX
+/// with its key, all of which is there.
+fn is_inline(key: &[u8], value_len: usize) -> bool {
+    !is_long(key)
+        && value_len <= VALUE_INLINE_MAX
+        && SLOT_BYTES + LEAF_HEAD + key.len() + value_len <= ENTRY_BYTES_MAX
 }
 
-const _: () = assert!(SLOT_BYTES + LEAF_HEAD + KEY_BYTES_MAX + RUN_REF_BYTES <= ENTRY_BYTES_MAX);
+const _: () = assert!(SLOT_BYTES + LEAF_HEAD + KEY_STORED_MAX + RUN_REF_BYTES <= ENTRY_BYTES_MAX);

@@ -112,6 +112,9 @@ pub struct Generator {
     spread: usize,
 }
 
+/// Longest key.
+const KEY_BYTES_MAX: usize = 6_000;
+
 const KEYS: &[&[u8]] = &[
     b"a",
     b"b",
@@ -219,7 +222,12 @@ impl Generator {
         }
         match self.rng.below(60) {
             0 => Bytes::new(),
-            1 => Bytes::from(vec![b'l'; 1 + self.rng.below(3000)]),
+            1 => {
+                // Some of them too long for a node of the store, and the same to its end.
+                let mut key = vec![b'l'; 1 + self.rng.below(KEY_BYTES_MAX - 1)];
+                key.extend(self.rng.chance(50).then(|| b'0' + self.rng.below(10) as u8));
+                Bytes::from(key)
+            }
             _ => Bytes::from_static(self.rng.pick(KEYS)),
         }
     }
@@ -250,8 +258,11 @@ impl Generator {
             95..=97 => self.rng.below(6_000),
             _ => self.rng.below(60_000),
         };
-        vec![fill; length.min(world.limits.max_request_bytes.saturating_sub(3_000 + EDGE_BYTES))]
-            .into()
+        vec![
+            fill;
+            length.min(world.limits.max_request_bytes.saturating_sub(KEY_BYTES_MAX + EDGE_BYTES))
+        ]
+        .into()
     }
 
     /// A value that makes a request too large for the server, or too large for gRPC.
