@@ -1,9 +1,10 @@
-//! A batch while it is being filled: records are laid into sectors as they come, so that handing the batch
-//! out costs its stamps and checksums and no further copy.
+//! A batch while it is being filled: records are laid into sectors as they come, and blocks that are full are
+//! stamped and summed up. So handing the batch out, for which the disk waits, costs next to nothing.
 
 use crate::{
-    batch::{BATCH_HEADER_BYTES, BatchHeader, body_crc, record_bytes},
+    batch::{BATCH_HEADER_BYTES, BatchHeader, record_bytes},
     buffer::{AlignedBuf, Blocks},
+    limits::BLOCK_BYTES,
     record::encode_header,
     sector::{
         SECTOR_BYTES, SECTOR_DATA_BYTES, STAMP_BYTES, disk_offset, extent_bytes, gather, stamp_of,
@@ -31,6 +32,9 @@ pub(crate) struct Collecting {
     logical: usize,
     record_count: u32,
     preamble_count: u32,
+    /// Checksum of what is stamped: from behind the header to this offset on the disk.
+    sum: crc32fast::Hasher,
+    stamped: usize,
 }
 
 impl Collecting {
@@ -43,6 +47,8 @@ impl Collecting {
             logical: BATCH_HEADER_BYTES,
             record_count: 0,
             preamble_count: 0,
+            sum: crc32fast::Hasher::new(),
+            stamped: BATCH_HEADER_BYTES,
         }
     }
 
@@ -95,12 +101,10 @@ impl Collecting {
         let bytes = self.extent_bytes();
         let body_bytes = self.body_bytes();
         self.blocks.grow_to(bytes);
+        let end = disk_offset(self.logical);
+        self.blocks.as_mut_slice()[end..bytes].fill(0);
+        self.stamp_to(bytes);
         let extent = &mut self.blocks.as_mut_slice()[..bytes];
-        extent[disk_offset(self.logical)..].fill(0);
-        let stamp = stamp_of(self.sequence);
-        for sector in extent.chunks_exact_mut(SECTOR_BYTES) {
-            sector[SECTOR_DATA_BYTES..].copy_from_slice(&stamp);
-        }
         let (header, link) = BatchHeader {
             segment_blocks: seal.segment_blocks,
             segment: seal.segment,
@@ -109,7 +113,7 @@ impl Collecting {
             body_bytes: body_bytes as u32,
             record_count: self.record_count,
             preamble_count: self.preamble_count,
-            body_crc: body_crc(extent),
+            body_crc: self.sum.finalize(),
             link: seal.link,
         }
         .encode();
@@ -129,6 +133,22 @@ impl Collecting {
             at += here.len() + STAMP_BYTES;
             bytes = rest;
         }
+        let full = disk_offset(self.logical) / BLOCK_BYTES * BLOCK_BYTES;
+        if full > self.stamped {
+            self.stamp_to(full);
+        }
+    }
+
+    /// Stamps and sums up the sectors up to this offset on the disk, in which all data is.
+    fn stamp_to(&mut self, end: usize) {
+        let stamp = stamp_of(self.sequence);
+        let first = self.stamped / SECTOR_BYTES * SECTOR_BYTES;
+        let disk = self.blocks.as_mut_slice();
+        for sector in disk[first..end].chunks_exact_mut(SECTOR_BYTES) {
+            sector[SECTOR_DATA_BYTES..].copy_from_slice(&stamp);
+        }
+        self.sum.update(&disk[self.stamped..end]);
+        self.stamped = end;
     }
 }
 
