@@ -11,6 +11,8 @@ use ringd::store::{Map, Op, OpId, Options, Store, initial_image};
 /// Dirty pages that begin a checkpoint: half of what the server takes (`src/node/checkpoint.rs`), so that there are
 /// several within the seconds of a sample.
 const DIRTY_BYTES: u64 = 64 << 20;
+/// Dirty pages at most: what the server takes in before it makes its clients wait.
+const DIRTY_BYTES_MAX: u64 = 4 * DIRTY_BYTES;
 const MAP_BYTES: u64 = 64 << 30;
 
 /// A store on the disk, whose operations a thread beside carries out.
@@ -50,10 +52,17 @@ impl Disk {
         while let Ok(id) = self.done.try_recv() {
             self.store.op_done(id);
         }
+        self.store.let_go();
         if self.store.dirty_bytes() > DIRTY_BYTES {
             self.store.begin_checkpoint();
         }
         self.start();
+        // As far behind as the server lets its disk be.
+        while self.store.dirty_bytes() > DIRTY_BYTES_MAX && self.store.checkpoint_running() {
+            let id = self.done.recv().expect("the thread beside");
+            self.store.op_done(id);
+            self.start();
+        }
     }
 
     /// Waits until everything is durable in the store as well.
@@ -64,6 +73,9 @@ impl Disk {
                 let id = self.done.recv().expect("the thread beside");
                 self.store.op_done(id);
             }
+        }
+        while self.store.is_letting_go() {
+            self.store.let_go();
         }
     }
 

@@ -1,5 +1,5 @@
-//! The log on a real disk, as the server drives it, but with blocking calls: batches by `O_DIRECT | O_DSYNC`, segments
-//! made ahead of their use by a thread beside, out of those that have gone if there are any.
+//! The log on a real disk, as the server drives it: batches by `O_DIRECT | O_DSYNC` while others collect, segments made
+//! ahead of their use by a thread beside, out of those that have gone if there are any.
 
 use std::fs::{File, OpenOptions};
 use std::os::fd::AsRawFd;
@@ -7,7 +7,7 @@ use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::mpsc::{Receiver, Sender, channel};
 
-use wal::{Op, OpId, Options, SegmentId, Writer};
+use wal::{AlignedBuf, Op, OpId, Options, SegmentId, Writer};
 
 /// Zeros written at once.
 const ZEROS: usize = 256 << 10;
@@ -18,6 +18,8 @@ pub struct Log {
     open: Option<(SegmentId, File)>,
     beside: Sender<(OpId, Op)>,
     done: Receiver<OpId>,
+    aio: Aio,
+    in_flight: Option<(OpId, AlignedBuf)>,
 }
 
 impl Log {
@@ -34,7 +36,8 @@ impl Log {
             }
         });
         let writer = Writer::new(Options::default(), wal::Recovered::default());
-        Log { writer, dir: dir.to_owned(), open: None, beside, done }
+        let (dir, aio) = (dir.to_owned(), Aio::new());
+        Log { writer, dir, open: None, beside, done, aio, in_flight: None }
     }
 
     #[inline]
@@ -49,20 +52,31 @@ impl Log {
 
     /// Writes what was appended; returns when it is durable, and how many bytes that were.
     pub fn write(&mut self) -> usize {
-        let mut bytes = 0;
+        let bytes = self.begin_write();
+        self.finish_write();
+        bytes
+    }
+
+    /// Begins to write what was appended; how many bytes that are.
+    pub fn begin_write(&mut self) -> usize {
+        assert!(self.in_flight.is_none(), "one write at a time");
         loop {
             while let Ok(id) = self.done.try_recv() {
                 self.writer.op_done(id);
             }
             match self.writer.next_op() {
                 Some((id, Op::Write { segment, offset, data })) => {
-                    self.file(segment).write_all_at(&data, offset).expect("a write of the log");
-                    bytes += data.len();
-                    drop(data);
-                    self.writer.op_done(id);
+                    let file = self.file(segment).as_raw_fd();
+                    self.aio.write(file, offset, &data);
+                    let bytes = data.len();
+                    self.in_flight = Some((id, data));
+                    // While it is written, segments are made and let go.
+                    while let Some(op) = self.writer.next_op() {
+                        self.beside.send(op).expect("the thread beside");
+                    }
+                    return bytes;
                 }
                 Some(op) => self.beside.send(op).expect("the thread beside"),
-                None if self.writer.pending_bytes() == 0 => return bytes,
                 None => {
                     let id = self.done.recv().expect("the thread beside");
                     self.writer.op_done(id);
@@ -71,11 +85,99 @@ impl Log {
         }
     }
 
+    /// Returns when the write that was begun is durable.
+    pub fn finish_write(&mut self) {
+        let Some((id, data)) = self.in_flight.take() else { return };
+        assert_eq!(self.aio.wait(), data.len() as i64, "a write of the log");
+        drop(data);
+        self.writer.op_done(id);
+    }
+
     fn file(&mut self, segment: SegmentId) -> &File {
         if self.open.as_ref().is_none_or(|(open, _)| *open != segment) {
             self.open = Some((segment, direct(&self.dir.join(segment.file_name()))));
         }
         &self.open.as_ref().expect("just opened").1
+    }
+}
+
+/// A write that the kernel carries out while we go on.
+struct Aio {
+    context: u64,
+}
+
+#[repr(C)]
+#[derive(Default)]
+struct Iocb {
+    data: u64,
+    key: u32,
+    rw_flags: i32,
+    opcode: u16,
+    priority: i16,
+    file: u32,
+    buffer: u64,
+    bytes: u64,
+    offset: i64,
+    reserved: u64,
+    flags: u32,
+    event_file: u32,
+}
+
+const _: () = assert!(size_of::<Iocb>() == 64);
+
+#[repr(C)]
+#[derive(Default)]
+struct Event {
+    data: u64,
+    iocb: u64,
+    result: i64,
+    result_2: i64,
+}
+
+impl Aio {
+    const PWRITE: u16 = 1;
+
+    fn new() -> Aio {
+        let mut context = 0u64;
+        // SAFETY: the call writes a number to where it is told.
+        let failed = unsafe { libc::syscall(libc::SYS_io_setup, 1, &raw mut context) };
+        assert!(failed == 0, "no asynchronous I/O: {}", std::io::Error::last_os_error());
+        Aio { context }
+    }
+
+    /// `data` stays as it is until `wait` has returned.
+    fn write(&mut self, file: i32, offset: u64, data: &AlignedBuf) {
+        let mut iocb = Iocb {
+            opcode: Aio::PWRITE,
+            file: file as u32,
+            buffer: data.as_ptr() as u64,
+            bytes: data.len() as u64,
+            offset: offset as i64,
+            ..Default::default()
+        };
+        let list = [&raw mut iocb];
+        // SAFETY: the kernel copies the block; its buffer lives in `Log::in_flight` until it is done.
+        let begun = unsafe { libc::syscall(libc::SYS_io_submit, self.context, 1, list.as_ptr()) };
+        assert!(begun == 1, "a write of the log: {}", std::io::Error::last_os_error());
+    }
+
+    /// Bytes written, or an error.
+    fn wait(&mut self) -> i64 {
+        let mut event = Event::default();
+        let none: *mut libc::timespec = std::ptr::null_mut();
+        // SAFETY: the kernel writes one event to where it is told.
+        let done = unsafe {
+            libc::syscall(libc::SYS_io_getevents, self.context, 1, 1, &raw mut event, none)
+        };
+        assert!(done == 1, "a write of the log: {}", std::io::Error::last_os_error());
+        event.result
+    }
+}
+
+impl Drop for Aio {
+    fn drop(&mut self) {
+        // SAFETY: the context is ours; the call waits for what is in flight.
+        unsafe { libc::syscall(libc::SYS_io_destroy, self.context) };
     }
 }
 

@@ -6,6 +6,7 @@
 //!
 //! The files lie below `target/`, or in the directory that `RINGD_BENCH_DIR` names: it should be on a disk.
 
+#[allow(dead_code)]
 #[path = "../common/log.rs"]
 mod log;
 #[path = "../common/summary.rs"]
@@ -106,19 +107,22 @@ fn with_disk(dir: &Path, records: usize) {
     std::fs::create_dir(&dir).expect("a directory of its own");
     let mut log = Log::create(&dir);
     let mut index = 0;
+    // As in the server: records collect while the batch before is written.
     let mut batch = |log: &mut Log| {
         for _ in 0..records {
             index += 1;
             log.append(index, &[&RECORD]);
         }
+        log.finish_write();
         log.release(index);
-        log.write()
+        log.begin_write()
     };
     let bytes = batch(&mut log);
     let mut disk = BareDisk::create(&dir.join("bare"), bytes);
     let (mut of_log, mut of_disk) = (Vec::new(), Vec::new());
     for _ in 0..SLICES {
         of_log.push(slice(|| _ = batch(&mut log)));
+        log.finish_write();
         of_disk.push(slice(|| disk.write()));
     }
     let medians = |slices: &[Slice], of: fn(&Slice) -> f64| {
