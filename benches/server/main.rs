@@ -13,6 +13,7 @@ mod proc;
 mod server;
 
 mod idle;
+mod noise;
 mod open_time;
 mod steady;
 

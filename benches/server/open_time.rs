@@ -19,13 +19,14 @@ const STARTS: usize = 7;
 pub fn measure() {
     println!("open-time: {VALUE_BYTES} byte values, median of {STARTS} starts");
     println!(
-        "| keys | after | ready ms | of that recovery ms | log records replayed | resident MiB |"
+        "| keys | after | ready ms | of that recovery ms | log records replayed | resident MiB | heap MiB |"
     );
-    println!("|---|---|---|---|---|---|");
+    println!("|---|---|---|---|---|---|---|");
     let wanted = std::env::var("RINGD_OPEN_KEYS").ok().and_then(|keys| keys.parse().ok());
     for keys in wanted.map_or(KEYS.to_vec(), |keys| vec![keys]) {
         let mut server = Server::start(Kind::Ringd, &["--quota-backend-bytes=8589934592"]);
         block_on(fill(&server, keys));
+        println!("heap when {keys} keys are in: {} MiB", heap_mib(&server));
         report(&mut server, keys, "a load and SIGKILL", Server::kill);
         block_on(checkpoint(&server));
         report(&mut server, keys, "SIGKILL", Server::kill);
@@ -50,7 +51,19 @@ fn report(server: &mut Server, keys: usize, after: &str, end: impl Fn(&mut Serve
     measured.sort();
     let (ready, [recovery, records]) = &measured[measured.len() / 2];
     let resident = proc::resident_bytes(server.pid()) >> 20;
-    println!("| {keys} | {after} | {} | {recovery} | {records} | {resident} |", ready.as_millis());
+    println!(
+        "| {keys} | {after} | {} | {recovery} | {records} | {resident} | {} |",
+        ready.as_millis(),
+        heap_mib(server)
+    );
+}
+
+/// What is resident and of no file.
+fn heap_mib(server: &Server) -> u64 {
+    let status = std::fs::read_to_string(format!("/proc/{}/status", server.pid()));
+    let status = status.expect("the server's status");
+    let line = status.lines().find(|line| line.starts_with("RssAnon:")).expect("RssAnon");
+    line.split_whitespace().nth(1).and_then(|kib| kib.parse::<u64>().ok()).expect("a number") >> 10
 }
 
 fn number_after(line: &str, name: &str) -> String {

@@ -12,6 +12,7 @@ use ringd::proto::etcdserverpb as pb;
 
 use crate::block_on;
 use crate::client::Client;
+use crate::noise::Noise;
 use crate::server::{Kind, Server};
 
 const KEYS: u64 = 1_000_000;
@@ -44,9 +45,9 @@ pub fn measure() {
     println!("filled in {:.1} s, file {} MiB", started.elapsed().as_secs_f64(), file_mib(&server));
     block_on(quiet(&server));
     println!(
-        "| load | p50 ms | p99 ms | p99.9 ms | worst ms | turns over 10 ms | longest turn ms | syncs of the log over 16 ms | major faults |"
+        "| load | p50 ms | p99 ms | p99.9 ms | worst ms | turns over 10 ms | longest turn ms | syncs of the log over 16 ms | major faults | of the machine: late by, p99 ms | a synced write, p99 ms |"
     );
-    println!("|---|---|---|---|---|---|---|---|---|");
+    println!("|---|---|---|---|---|---|---|---|---|---|---|");
     let alone = block_on(load(&server, keys, rate, seconds, false, &mut random));
     alone.print("puts alone");
     server.stop();
@@ -81,6 +82,8 @@ struct Measured {
     longest_turn: f64,
     slow_syncs: f64,
     major_faults: f64,
+    /// See `noise.rs`.
+    noise: [f64; 2],
 }
 
 impl Measured {
@@ -91,11 +94,13 @@ impl Measured {
     fn print(&self, name: &str) {
         let [p50, p99, p999, worst] = [0.5, 0.99, 0.999, 1.0].map(|quantile| self.at(quantile));
         println!(
-            "| {name} | {p50:.2} | {p99:.2} | {p999:.2} | {worst:.1} | {} | {:.1} | {} | {} |",
+            "| {name} | {p50:.2} | {p99:.2} | {p999:.2} | {worst:.1} | {} | {:.1} | {} | {} | {:.2} | {:.2} |",
             self.stalls,
             self.longest_turn * 1e3,
             self.slow_syncs,
-            self.major_faults
+            self.major_faults,
+            self.noise[0],
+            self.noise[1]
         );
     }
 }
@@ -114,6 +119,7 @@ async fn load(
         clients.push(Client::connect(server.client).await);
     }
     let before = metrics(server.client);
+    let noise = Noise::begin(server.data_dir().parent().expect("a directory"));
     let latencies = Arc::new(Mutex::new(Vec::new()));
     let started = Instant::now();
     let compactor = tokio::spawn(compact_now_and_then(clients[0].clone(), compact));
@@ -136,6 +142,7 @@ async fn load(
         put.expect("a put");
     }
     compactor.abort();
+    let noise = noise.end();
     let after = metrics(server.client);
     let mut latencies = std::mem::take(&mut *latencies.lock().expect("no poison"));
     latencies.sort_by(f64::total_cmp);
@@ -152,6 +159,7 @@ async fn load(
         slow_syncs: over(&after, sync, "0.016") - over(&before, sync, "0.016"),
         major_faults: value(&after, "ringd_major_faults_total")
             - value(&before, "ringd_major_faults_total"),
+        noise,
     }
 }
 
