@@ -22,7 +22,7 @@ impl Sample {
         for round in 0..3u8 {
             for number in 0..keys {
                 let key = format!("key-{number:05}-{}", "x".repeat(number as usize % 50));
-                let value = vec![round + number as u8; 40 + number as usize % 70];
+                let value = vec![round.wrapping_add(number as u8); 40 + number as usize % 70];
                 let weight = number % 3 == 0;
                 store.put(Tree(2), key.as_bytes(), &value, weight).unwrap();
                 model.insert(key.into_bytes().into(), (value.into(), weight));
@@ -30,6 +30,11 @@ impl Sample {
             let value = vec![round; 9000];
             store.put(Tree(2), b"long", &value, true).unwrap();
             model.insert(b"long"[..].into(), (value.into(), true));
+            for last in *b"ab" {
+                let key = [&[b'k'; 4000][..], &[last]].concat();
+                store.put(Tree(2), &key, &[round], true).unwrap();
+                model.insert(key.into(), ([round][..].into(), true));
+            }
             store.commit(u64::from(round) + 1);
             disk.checkpoint(&mut store);
             if round == 1 {
