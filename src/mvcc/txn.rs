@@ -51,7 +51,7 @@ impl Mvcc {
     /// Runs a transaction. The body of the reply is what a `TxnResponse` has behind its header.
     ///
     /// Errors leave everything as it was: [`MvccError::LeaseNotFound`], [`MvccError::KeyNotFound`],
-    /// [`MvccError::Compacted`], [`MvccError::FutureRevision`], [`MvccError::KeyTooLong`].
+    /// [`MvccError::Compacted`], [`MvccError::FutureRevision`].
     pub fn txn(
         &mut self,
         store: &mut Store,
