@@ -1,6 +1,7 @@
 //! A drop-in etcd v3 server. The map of the modules is in `docs/ARCHITECTURE.md`.
 
 pub mod apply;
+pub mod auth;
 pub mod bbolt;
 pub mod bench;
 pub mod config;

@@ -25,15 +25,31 @@ const EDGES: &[(&str, &[&str])] = &[
     // Meaning: revisions, leases, and what an entry does to them.
     ("mvcc", &["store", "proto", "mutants"]),
     ("lease", &["store", "proto", "mutants"]),
-    ("apply", &["mvcc", "lease", "membership", "store", "proto", "mutants"]),
+    ("auth", &["proto"]),
+    ("apply", &["mvcc", "lease", "auth", "membership", "store", "proto", "mutants"]),
     // Composition: what the simulator runs as well.
-    ("node", &["apply", "membership", "mvcc", "lease", "raft", "wal", "store", "proto", "mutants"]),
+    (
+        "node",
+        &[
+            "apply",
+            "auth",
+            "membership",
+            "mvcc",
+            "lease",
+            "raft",
+            "wal",
+            "store",
+            "proto",
+            "mutants",
+        ],
+    ),
     // Services. The types of `wal`, `raft` and `store` only pass through, to the shell and back.
     (
         "rpc",
         &[
             "node",
             "apply",
+            "auth",
             "membership",
             "mvcc",
             "lease",
@@ -60,6 +76,7 @@ const EDGES: &[(&str, &[&str])] = &[
             "peer",
             "node",
             "apply",
+            "auth",
             "membership",
             "mvcc",
             "lease",

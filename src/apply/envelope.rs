@@ -10,6 +10,7 @@ use prost::encoding::{
     DecodeContext, WireType, decode_key, decode_varint, encode_key, encode_varint, skip_field,
 };
 
+use crate::auth;
 use crate::proto::etcdserverpb::{
     AlarmRequest, CompactionRequest, DeleteRangeRequest, LeaseGrantRequest, LeaseRevokeRequest,
     PutRequest, RequestHeader, TxnRequest,
@@ -33,6 +34,9 @@ pub enum Kind {
 
 const HEADER_FIELD: u32 = 100;
 
+/// Whose requests are those of nobody in particular.
+pub const NOBODY: &auth::Identity = &auth::Identity { user: String::new(), revision: 0 };
+
 /// A request that was wrapped.
 #[derive(Debug, PartialEq)]
 pub enum Request {
@@ -44,8 +48,17 @@ pub enum Request {
     LeaseRevoke(LeaseRevokeRequest),
     Alarm(AlarmRequest),
     MemberAttributes(ClusterMemberAttrSetRequest),
+    Auth(Box<auth::Request>),
     /// A kind that changes nothing here.
     Other,
+}
+
+/// An entry: who proposed it under which id, on whose behalf, and what.
+#[derive(Debug, PartialEq)]
+pub struct Unwrapped {
+    pub id: u64,
+    pub who: auth::Identity,
+    pub request: Request,
 }
 
 /// Bytes that no member proposes.
@@ -66,13 +79,19 @@ impl From<prost::DecodeError> for Undecodable {
 
 /// Wraps `request`, an encoded message of `kind`. `id` names the proposal for its proposer.
 pub fn wrap(id: u64, kind: Kind, request: &[u8]) -> Vec<u8> {
-    let header = RequestHeader { id, ..Default::default() };
+    wrap_for(NOBODY, id, kind as u32, request)
+}
+
+/// The same for a request in the field `kind`, on somebody's behalf.
+pub fn wrap_for(who: &auth::Identity, id: u64, kind: u32, request: &[u8]) -> Vec<u8> {
+    let auth::Identity { user, revision } = who;
+    let header = RequestHeader { id, username: user.clone(), auth_revision: *revision };
     let header_len = header.encoded_len();
     let mut entry = Vec::with_capacity(32 + header_len + request.len());
     encode_key(HEADER_FIELD, WireType::LengthDelimited, &mut entry);
     encode_varint(header_len as u64, &mut entry);
     header.encode(&mut entry).expect("a vector grows");
-    encode_key(kind as u32, WireType::LengthDelimited, &mut entry);
+    encode_key(kind, WireType::LengthDelimited, &mut entry);
     encode_varint(request.len() as u64, &mut entry);
     entry.extend_from_slice(request);
     entry
@@ -93,9 +112,9 @@ pub fn is_compaction(mut entry: &[u8]) -> bool {
     false
 }
 
-/// The id of the proposal and the request. Byte strings are slices of `entry`.
-pub fn unwrap(mut entry: Bytes) -> Result<(u64, Request), Undecodable> {
-    let mut id = 0;
+/// Takes an entry apart. Byte strings are slices of `entry`.
+pub fn unwrap(mut entry: Bytes) -> Result<Unwrapped, Undecodable> {
+    let mut header = RequestHeader::default();
     let mut request = Request::Other;
     while entry.has_remaining() {
         let (field, wire_type) = decode_key(&mut entry)?;
@@ -109,7 +128,7 @@ pub fn unwrap(mut entry: Bytes) -> Result<(u64, Request), Undecodable> {
         }
         let inner = entry.split_to(len as usize);
         match field {
-            HEADER_FIELD => id = RequestHeader::decode(inner)?.id,
+            HEADER_FIELD => header = RequestHeader::decode(inner)?,
             4 => request = Request::Put(PutRequest::decode(inner)?),
             5 => request = Request::DeleteRange(DeleteRangeRequest::decode(inner)?),
             6 => request = Request::Txn(decode_txn(inner)?),
@@ -120,16 +139,21 @@ pub fn unwrap(mut entry: Bytes) -> Result<(u64, Request), Undecodable> {
             1301 => {
                 request = Request::MemberAttributes(ClusterMemberAttrSetRequest::decode(inner)?);
             }
-            _ => {}
+            field => {
+                if let Some(found) = auth::Request::decode(field, inner)? {
+                    request = Request::Auth(Box::new(found));
+                }
+            }
         }
     }
-    Ok((id, request))
+    let RequestHeader { id, username: user, auth_revision: revision } = header;
+    Ok(Unwrapped { id, who: auth::Identity { user, revision }, request })
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::proto::etcdserverpb::InternalRaftRequest;
+    use crate::proto::etcdserverpb::{AuthUserGetRequest, InternalRaftRequest};
 
     #[test]
     fn a_wrapped_request_is_an_internal_raft_request() {
@@ -139,17 +163,32 @@ mod tests {
         assert_eq!(decoded.header.unwrap().id, 1 << 63);
         assert_eq!(decoded.put.as_ref(), Some(&put));
         assert!(decoded.txn.is_none() && decoded.range.is_none());
-        assert_eq!(unwrap(entry.into()).unwrap(), (1 << 63, Request::Put(put)));
+        let unwrapped = unwrap(entry.into()).unwrap();
+        assert_eq!((unwrapped.id, unwrapped.request), (1 << 63, Request::Put(put)));
+    }
+
+    #[test]
+    fn an_entry_says_on_whose_behalf_it_was_proposed() {
+        let who = auth::Identity { user: "alice".to_owned(), revision: 9 };
+        let request = AuthUserGetRequest { name: "bob".to_owned() };
+        let kind = auth::Kind::UserGet as u32;
+        let entry = wrap_for(&who, 5, kind, &request.encode_to_vec());
+        let decoded = InternalRaftRequest::decode(entry.as_slice()).unwrap();
+        assert_eq!(decoded.header.as_ref().unwrap().username, "alice");
+        assert_eq!(decoded.auth_user_get.as_ref(), Some(&request));
+        let request = Request::Auth(Box::new(auth::Request::UserGet(request)));
+        assert_eq!(unwrap(entry.into()).unwrap(), Unwrapped { id: 5, who, request });
     }
 
     #[test]
     fn an_entry_of_a_kind_that_is_not_known_changes_nothing() {
         let request = InternalRaftRequest {
             header: Some(RequestHeader { id: 9, ..Default::default() }),
-            auth_enable: Some(Default::default()),
+            lease_checkpoint: Some(Default::default()),
             ..Default::default()
         };
-        assert_eq!(unwrap(request.encode_to_vec().into()).unwrap(), (9, Request::Other));
+        let unwrapped = unwrap(request.encode_to_vec().into()).unwrap();
+        assert_eq!((unwrapped.id, unwrapped.request), (9, Request::Other));
     }
 
     #[test]
@@ -167,8 +206,8 @@ mod tests {
         let put = PutRequest { key: "k".into(), ..Default::default() };
         let entry = wrap(1, Kind::Put, &put.encode_to_vec());
         for len in 1..entry.len() {
-            if let Ok((_, request)) = unwrap(Bytes::copy_from_slice(&entry[..len])) {
-                assert_eq!(request, Request::Other, "cut at {len}");
+            if let Ok(unwrapped) = unwrap(Bytes::copy_from_slice(&entry[..len])) {
+                assert_eq!(unwrapped.request, Request::Other, "cut at {len}");
             }
         }
     }

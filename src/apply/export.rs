@@ -6,6 +6,7 @@
 
 use super::state::{LEASE, META};
 use super::{Applier, state};
+use crate::auth;
 use crate::membership::Member;
 use crate::mvcc::{MvccError, Revision, Revisions, export};
 use crate::proto::etcdserverpb::AlarmMember;
@@ -136,7 +137,9 @@ impl Export {
     fn small(&self, view: View<'_>, bucket: &str) -> Result<Entries, MvccError> {
         let mut entries: Entries = match bucket {
             "alarm" => alarms(view)?,
-            "auth" => vec![("authRevision".into(), AUTH_REVISION.to_be_bytes().to_vec())],
+            "auth" => auth_state(view)?,
+            "authRoles" => named(view, auth::ROLE)?,
+            "authUsers" => named(view, auth::USER)?,
             "cluster" => vec![("clusterVersion".into(), self.versions.cluster.into())],
             "members" => state::members(view)?
                 .into_iter()
@@ -184,6 +187,31 @@ impl Export {
         }
         Ok(entries)
     }
+}
+
+/// Whether auth is enabled, once it was, and its revision.
+fn auth_state(view: View<'_>) -> Result<Entries, MvccError> {
+    let record = |name: &[u8]| view.get(META, &[state::AUTH, name].concat());
+    let revision = record(auth::REVISION)?.map(<[u8]>::to_vec);
+    let revision = revision.unwrap_or_else(|| AUTH_REVISION.to_be_bytes().to_vec());
+    let mut entries = vec![(b"authRevision".to_vec(), revision)];
+    if let Some(enabled) = record(auth::ENABLED)? {
+        entries.push((b"authEnabled".to_vec(), enabled.to_vec()));
+    }
+    Ok(entries)
+}
+
+/// Users or roles: the records are etcd's, byte by byte.
+fn named(view: View<'_>, kind: &[u8]) -> Result<Entries, MvccError> {
+    let prefix = [state::AUTH, kind].concat();
+    let mut entries = Vec::new();
+    let mut cursor = view.cursor(META);
+    let mut more = cursor.seek(&prefix)?;
+    while more && let Some(name) = cursor.key().strip_prefix(prefix.as_slice()) {
+        entries.push((name.to_vec(), cursor.value()?.to_vec()));
+        more = cursor.next()?;
+    }
+    Ok(entries)
 }
 
 /// In etcd's bucket the message is the key, and there is no value.

@@ -10,6 +10,7 @@
 //! of the entries up to it (`commit`). Nothing here knows Raft, the log or the network.
 
 mod alarm;
+mod auth;
 pub mod envelope;
 pub mod export;
 mod members;
@@ -20,6 +21,7 @@ use prost::Message;
 pub use alarm::Alarms;
 pub use state::{adopt, identity};
 
+use crate::auth::{Auth, AuthError, Identity};
 use crate::lease::{LeaseId, Lessor, TTL_MAX_S};
 use crate::membership::{ChangeError, Cluster};
 use crate::mutants::{self, Mutant};
@@ -31,7 +33,7 @@ use crate::proto::etcdserverpb::{
 use crate::proto::leasepb;
 use crate::proto::membershippb::ClusterMemberAttrSetRequest;
 use crate::store::{Corruption, Store};
-use envelope::Request;
+use envelope::{Request, Unwrapped};
 
 /// Where the log of a new cluster begins.
 pub const FOUNDING_INDEX: u64 = 1;
@@ -63,6 +65,8 @@ pub enum ApplyError {
     Corrupt,
     #[error(transparent)]
     Change(#[from] ChangeError),
+    #[error(transparent)]
+    Auth(#[from] AuthError),
 }
 
 /// The outcome of one entry. `id` is the proposer's, 0 for an entry that nobody waits for.
@@ -99,6 +103,7 @@ pub struct Applier {
     pub lessor: Lessor,
     pub alarms: Alarms,
     pub cluster: Cluster,
+    pub auth: Auth,
     pub notices: Vec<Notice>,
     options: Options,
     applied_index: u64,
@@ -120,6 +125,7 @@ impl Applier {
         let mut lessor = Lessor::new(now_ms);
         state::leases(&store, &mut |id, ttl_s| lessor.grant(LeaseId(id), ttl_s, now_ms))?;
         let alarms = Alarms::load(&store)?;
+        let auth = auth::load(&store)?;
         if state::identity(&store)?.is_none() {
             state::set_identity(&mut store, &cluster, member_id)?;
             // The founding members are a first entry that no log holds.
@@ -135,6 +141,7 @@ impl Applier {
             lessor,
             alarms,
             cluster,
+            auth,
             notices: Vec::new(),
             options,
             applied_index,
@@ -168,9 +175,9 @@ impl Applier {
             return Ok(Outcome { id: 0, result: Ok(self.reply(Vec::new())) });
         }
         // A request that does not decode never becomes an entry, and the log's checksums hold.
-        let (id, request) =
+        let Unwrapped { id, who, request } =
             envelope::unwrap(data.clone()).expect("an entry was decoded before it was proposed");
-        match self.dispatch(&request, now_ms) {
+        match self.dispatch(&who, &request, now_ms) {
             Err(ApplyError::Mvcc(MvccError::Corruption(corruption))) => Err(corruption),
             result => Ok(Outcome { id, result }),
         }
@@ -237,8 +244,16 @@ impl Applier {
         step.map(drop).map_err(MvccError::into_corruption)
     }
 
-    fn dispatch(&mut self, request: &Request, now_ms: u64) -> Result<Reply, ApplyError> {
+    fn dispatch(
+        &mut self,
+        who: &Identity,
+        request: &Request,
+        now_ms: u64,
+    ) -> Result<Reply, ApplyError> {
         self.admit(request)?;
+        if self.auth.is_enabled() {
+            self.authorize(who, request)?;
+        }
         match request {
             Request::Put(request) => self.put(request),
             Request::Txn(request) => self.txn(request),
@@ -251,14 +266,17 @@ impl Applier {
             Request::LeaseRevoke(request) => self.lease_revoke(request),
             Request::Alarm(request) => self.alarm(request),
             Request::MemberAttributes(request) => self.set_member_attributes(request),
+            Request::Auth(request) => self.apply_auth(request, now_ms),
             Request::Other => Ok(self.reply(Vec::new())),
         }
     }
 
     /// What the alarms forbid.
     fn admit(&self, request: &Request) -> Result<(), ApplyError> {
-        let writes =
-            !matches!(request, Request::Alarm(_) | Request::MemberAttributes(_) | Request::Other);
+        let writes = !matches!(
+            request,
+            Request::Alarm(_) | Request::MemberAttributes(_) | Request::Auth(_) | Request::Other
+        );
         if writes && self.alarms.active(AlarmType::Corrupt) {
             return Err(ApplyError::Corrupt);
         }

@@ -8,6 +8,10 @@
 //!             "raft/configuration"     who votes and who learns, as encoded by raft; not there
 //!                                      before the first change: then the members above
 //!             "alarm/" ++ member BE ++ alarm BE    empty
+//!             "auth/enabled"           1 or 0, one byte; not there before auth was first enabled
+//!             "auth/revision"          u64 BE; not there before the first change: then 1
+//!             "auth/user/" ++ name     authpb.User
+//!             "auth/role/" ++ name     authpb.Role
 //! LEASE tree  lease id, 8 bytes BE     leasepb.Lease
 //! ```
 
@@ -25,6 +29,7 @@ const APPLIED: &[u8] = b"apply/index";
 const CLUSTER: &[u8] = b"cluster";
 const MEMBER: &[u8] = b"member/";
 const REMOVED: &[u8] = b"removed/";
+pub(super) const AUTH: &[u8] = b"auth/";
 const CONFIGURATION: &[u8] = b"raft/configuration";
 
 /// The index and term of the last applied entry; zeros in a new store.

@@ -32,19 +32,21 @@ pub enum Group {
     Timing,
     Limits,
     Compaction,
+    Auth,
     Logging,
     Unsafe,
     Other,
 }
 
 impl Group {
-    pub const ALL: [(Group, &'static str); 9] = [
+    pub const ALL: [(Group, &'static str); 10] = [
         (Group::Member, "This member"),
         (Group::Listening, "Where it listens, and where others find it"),
         (Group::Cluster, "The cluster, when it starts for the first time"),
         (Group::Timing, "Timing"),
         (Group::Limits, "Limits"),
         (Group::Compaction, "Compaction of old revisions"),
+        (Group::Auth, "Authentication of users"),
         (Group::Logging, "Logging"),
         (Group::Unsafe, "Unsafe"),
         (Group::Other, "Other"),
@@ -100,7 +102,6 @@ pub const FEATURE_GATES: &[(&str, bool)] = &[
 ];
 
 const OWN_LINKS: &str = "links between members notice by themselves when they are dead";
-const NO_AUTH: &str = "it concerns authentication, which cannot be enabled yet";
 const NO_TLS: &str = "it concerns TLS, which is not served yet";
 const OWN_STORE: &str = "it tunes etcd's storage engine, and ringd has its own";
 const NO_DISCOVERY: &str = "it concerns discovery, which is not used";
@@ -254,6 +255,21 @@ pub const FLAGS: &[Flag] = {
             Limits,
             "Bytes in use above which writes are refused; 0 for 2 GiB, negative for no limit.",
         ),
+        obeyed(
+            "auth-token",
+            Text,
+            "simple",
+            Auth,
+            "Kind of tokens for users who have shown their password.",
+        ),
+        obeyed(
+            "auth-token-ttl",
+            Uint,
+            "300",
+            Auth,
+            "Seconds after which a simple token that is not used is no longer good.",
+        ),
+        obeyed("bcrypt-cost", Uint, "10", Auth, "What a hash of a password costs; 4 to 31."),
         obeyed("max-txn-ops", Uint, "128", Limits, "Operations in one transaction."),
         obeyed(
             "max-request-bytes",
@@ -323,11 +339,9 @@ pub const FLAGS: &[Flag] = {
             "etcd's feature gates; known, and without effect.",
         ),
         // Without effect here.
-        without("auth-token-ttl", Uint, "300", NO_AUTH),
         without("backend-batch-interval", Duration, "0", OWN_STORE),
         without("backend-batch-limit", Int, "0", OWN_STORE),
         without("backend-bbolt-freelist-type", Text, "", OWN_STORE),
-        without("bcrypt-cost", Uint, "10", NO_AUTH),
         without(
             "bootstrap-defrag-threshold-megabytes",
             Uint,
@@ -413,7 +427,6 @@ pub const FLAGS: &[Flag] = {
         legacy("v2-deprecation"),
         legacy("vv"),
         // Refused: data, secrets or access would not be guarded as asked.
-        not_yet("auth-token", Text, "simple"),
         not_yet("auto-tls", Bool, "false"),
         not_yet("cert-file", Text, ""),
         not_yet("client-cert-allowed-hostname", Text, ""),

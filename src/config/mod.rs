@@ -45,6 +45,10 @@ const REQUEST_RECOMMENDED_BYTES: u64 = 10 * 1024 * 1024;
 
 /// Ours: a file that is idle to nine tenths is the most that anybody can want.
 const DEFRAG_THRESHOLD_MAX_PERCENT: u64 = 90;
+/// What bcrypt can take, and etcd's default.
+const BCRYPT_COST_MIN: u32 = 4;
+const BCRYPT_COST_MAX: u32 = 31;
+const BCRYPT_COST_DEFAULT: u32 = 10;
 
 /// What the process was asked to do.
 #[derive(Debug)]
@@ -111,6 +115,11 @@ pub struct Config {
     pub auto_compaction: AutoCompaction,
     /// Idle share of the store's file that starts a defragmentation; 0 for none.
     pub defrag_threshold_percent: u32,
+
+    /// Kind of the tokens and its settings, as they were given.
+    pub auth_token: String,
+    pub auth_token_ttl_s: u64,
+    pub bcrypt_cost: u32,
 
     pub log: Log,
     pub unsafe_no_fsync: bool,
@@ -296,6 +305,9 @@ impl Config {
                 .unwrap_or(u32::MAX),
             auto_compaction: auto_compaction(&s)?,
             defrag_threshold_percent: defrag_threshold as u32,
+            auth_token: s.text("auth-token").to_owned(),
+            auth_token_ttl_s: s.uint("auth-token-ttl"),
+            bcrypt_cost: bcrypt_cost(&s, &mut warnings),
             log,
             unsafe_no_fsync: s.bool("unsafe-no-fsync"),
             name,
@@ -484,6 +496,21 @@ fn log_outputs(s: &Settings) -> Result<Vec<LogOutput>, UsageError> {
     outputs.sort();
     outputs.dedup();
     Ok(outputs)
+}
+
+/// etcd's rule: a cost that cannot be is that of the default.
+fn bcrypt_cost(s: &Settings, warnings: &mut Vec<String>) -> u32 {
+    match u32::try_from(s.uint("bcrypt-cost")) {
+        Ok(cost) if (BCRYPT_COST_MIN..=BCRYPT_COST_MAX).contains(&cost) => cost,
+        _ => {
+            warnings.push(format!(
+                "--bcrypt-cost {} is not between {BCRYPT_COST_MIN} and {BCRYPT_COST_MAX}; it is \
+                 {BCRYPT_COST_DEFAULT} instead",
+                s.text("bcrypt-cost")
+            ));
+            BCRYPT_COST_DEFAULT
+        }
+    }
 }
 
 fn feature_gates(s: &Settings, warnings: &mut Vec<String>) -> Result<(), UsageError> {

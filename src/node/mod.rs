@@ -450,8 +450,10 @@ impl Node {
             return;
         }
         for LeaseId(id) in self.applier.lessor.expired(now_ms, LEASE_REVOKES_PER_TURN) {
+            let request = LeaseRevokeRequest { id }.encode_to_vec();
+            let root = self.applier.auth.root();
             // A refused proposal is made again: the lessor hands the lease out once more.
-            let _ = self.propose(Kind::LeaseRevoke, &LeaseRevokeRequest { id }.encode_to_vec());
+            let _ = self.propose_for(root.as_ref(), Kind::LeaseRevoke as u32, &request);
         }
     }
 

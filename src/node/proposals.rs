@@ -17,6 +17,7 @@ use super::message::{PeerMessage, Refusal};
 use super::{Node, Output};
 use crate::apply::Outcome;
 use crate::apply::envelope::{self, Kind};
+use crate::auth::Identity;
 use crate::raft::{self, EntryKind, NodeId, Term};
 
 /// Why a request did not become an entry.
@@ -163,9 +164,19 @@ impl Node {
     /// Proposes an encoded message of `kind`, at whichever member leads. The outcome carries the id
     /// that is returned; without one in `Options::patience_ms` nothing is known of it any more.
     pub fn propose(&mut self, kind: Kind, request: &[u8]) -> Result<u64, ProposeError> {
+        self.propose_for(None, kind as u32, request)
+    }
+
+    /// The same for a request in the field `kind` of an entry, on somebody's behalf.
+    pub fn propose_for(
+        &mut self,
+        who: Option<&Identity>,
+        kind: u32,
+        request: &[u8],
+    ) -> Result<u64, ProposeError> {
         self.check_room()?;
         let id = self.fresh_id();
-        let entry = envelope::wrap(id, kind, request);
+        let entry = envelope::wrap_for(who.unwrap_or(envelope::NOBODY), id, kind, request);
         if entry.len() > self.options.request_bytes_max {
             return Err(ProposeError::TooLarge);
         }
@@ -239,7 +250,7 @@ impl Node {
             // What is in the log is applied on all members without a question.
             EntryKind::Normal => {
                 entry.len() <= self.options.request_bytes_max
-                    && envelope::unwrap(entry.clone()).is_ok_and(|(found, _)| found == id)
+                    && envelope::unwrap(entry.clone()).is_ok_and(|found| found.id == id)
             }
             EntryKind::ConfChange => true,
         };

@@ -125,7 +125,7 @@ impl Core {
 
 /// Where a member listens to others, as etcd takes it: at least one URL, each a scheme and an
 /// address, in order.
-fn peer_urls(urls: &[String]) -> Result<Vec<String>, RpcError> {
+pub(super) fn peer_urls(urls: &[String]) -> Result<Vec<String>, RpcError> {
     let mut urls: Vec<String> = urls.iter().map(|url| url.trim().to_owned()).collect();
     if urls.is_empty() || !urls.iter().all(|url| is_peer_url(url)) {
         return Err(error::BAD_MEMBER_URLS);

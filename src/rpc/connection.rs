@@ -10,6 +10,7 @@ use bytes::{Bytes, BytesMut};
 use rustc_hash::FxHashMap;
 use slab::Slab;
 
+use super::access::Presented;
 use super::encode::{self, Message};
 use super::error::RpcError;
 use super::http1;
@@ -24,7 +25,7 @@ use crate::grpc;
 use crate::h2::{self, ErrorCode, RequestHead, StreamId};
 
 /// Names a connection for as long as it lives; never given to another one.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct ConnId {
     index: u32,
     generation: u32,
@@ -117,6 +118,10 @@ pub struct Connection {
     pub needs_leader: BTreeSet<StreamId>,
     /// When the clients of streaming calls give up, where they have said so (`grpc-timeout`).
     pub deadlines: BTreeMap<StreamId, u64>,
+    /// What calls have presented to say who makes them, of those that have.
+    pub presented: FxHashMap<StreamId, Presented>,
+    /// What the certificate that the client has shown calls it.
+    pub common_name: Option<Rc<str>>,
     /// Metrics only: no gRPC on this listener.
     pub http_only: bool,
     waiting: usize,
@@ -227,6 +232,9 @@ impl Connection {
         let mut call = self.calls.remove(&stream)?;
         self.needs_leader.remove(&stream);
         self.deadlines.remove(&stream);
+        if !self.presented.is_empty() {
+            self.presented.remove(&stream);
+        }
         self.uncount(&mut call);
         Some(call)
     }
@@ -336,6 +344,8 @@ impl Connections {
             waiting: 0,
             needs_leader: BTreeSet::new(),
             deadlines: BTreeMap::new(),
+            presented: FxHashMap::default(),
+            common_name: None,
             gathered: 0,
             is_dirty: false,
             closing: false,

@@ -4,12 +4,14 @@ use std::rc::Rc;
 
 use bytes::Bytes;
 
+use super::access::Presented;
 use super::connection::{Call, Caller, ConnId, OpenCall, StreamKey};
 use super::error::{self, RpcError};
 use super::keepalive::KeepAliveCall;
 use super::method::{self, Description, Kind, Method};
 use super::watch::WatchCall;
 use super::{Answer, Core, Server};
+use crate::auth::Kind as AuthKind;
 use crate::grpc::{self, Code};
 use crate::h2::{Event, RequestHead, StreamId, encode_block};
 use crate::proto::etcdserverpb::RangeRequest;
@@ -71,6 +73,7 @@ impl Server {
                     _ => Call::Open(call),
                 };
                 connection.put(stream, call);
+                connection.present(stream, fields.presented());
                 if needs_leader && known.kind != Kind::Unary {
                     connection.needs_leader.insert(stream);
                 }
@@ -82,11 +85,15 @@ impl Server {
         }
     }
 
-    fn data(&mut self, id: ConnId, stream: StreamId, data: Bytes) {
+    pub(super) fn data(&mut self, id: ConnId, stream: StreamId, data: Bytes) {
         let Some(connection) = self.connections.get(id) else { return };
         if !connection.gather(stream, data) {
             return self.fail(id, stream, error::TOO_MANY_REQUESTS);
         }
+        if self.core.is_auth_enabled() && self.waits_for_token(id, stream) {
+            return;
+        }
+        let Some(connection) = self.connections.get(id) else { return };
         if let Some(Call::KeepAlive(_)) = connection.calls.get(&stream) {
             let key = StreamKey::new(id, stream);
             if let Err(error) = self.core.keep_alive(&mut self.connections, key) {
@@ -112,6 +119,7 @@ impl Server {
             _ => return,
         };
         let caller = Caller { connection: id, stream, method, deadline_ms, is_clients_deadline };
+        self.core.ask_for(connection, stream);
         let result = match method {
             Method::Watch => self.core.watch_request(&mut self.connections, caller, message),
             Method::RangeStream => self.core.range_stream(&mut self.connections, caller, message),
@@ -137,7 +145,11 @@ impl Server {
     }
 
     /// The client sends no more. What is still open then never got its message.
-    fn end_of_request(&mut self, id: ConnId, stream: StreamId) {
+    pub(super) fn end_of_request(&mut self, id: ConnId, stream: StreamId) {
+        if let Some(parked) = self.core.parked.get_mut(&(id, stream)) {
+            parked.has_ended = true;
+            return;
+        }
         let Some(connection) = self.connections.get(id) else { return };
         match connection.calls.get_mut(&stream) {
             Some(Call::Open(call)) => {
@@ -247,6 +259,7 @@ impl Core {
         if self.node.is_learner() && !is_for_learner(caller.method, &message) {
             return error::NOT_FOR_LEARNER.into();
         }
+        attempt!(self.authorize(caller.method, &message));
         match caller.method {
             Method::Put => self.put(caller, message),
             Method::Range => self.range(caller, message),
@@ -269,6 +282,27 @@ impl Core {
             Method::HashKv => self.hash_kv(caller, message),
             Method::Defragment => self.defragment(caller, message),
             Method::HealthCheck => self.health_check(message),
+            Method::Authenticate => self.authenticate(caller, message),
+            Method::UserAdd => self.user_add(caller, message),
+            Method::UserChangePassword => self.user_change_password(caller, message),
+            Method::AuthEnable => self.auth_request(caller, AuthKind::Enable, message),
+            Method::AuthDisable => self.auth_request(caller, AuthKind::Disable, message),
+            Method::AuthStatus => self.auth_request(caller, AuthKind::Status, message),
+            Method::UserGet => self.auth_request(caller, AuthKind::UserGet, message),
+            Method::UserList => self.auth_request(caller, AuthKind::UserList, message),
+            Method::UserDelete => self.auth_request(caller, AuthKind::UserDelete, message),
+            Method::UserGrantRole => self.auth_request(caller, AuthKind::UserGrantRole, message),
+            Method::UserRevokeRole => self.auth_request(caller, AuthKind::UserRevokeRole, message),
+            Method::RoleAdd => self.auth_request(caller, AuthKind::RoleAdd, message),
+            Method::RoleGet => self.auth_request(caller, AuthKind::RoleGet, message),
+            Method::RoleList => self.auth_request(caller, AuthKind::RoleList, message),
+            Method::RoleDelete => self.auth_request(caller, AuthKind::RoleDelete, message),
+            Method::RoleGrantPermission => {
+                self.auth_request(caller, AuthKind::RoleGrantPermission, message)
+            }
+            Method::RoleRevokePermission => {
+                self.auth_request(caller, AuthKind::RoleRevokePermission, message)
+            }
             Method::Watch
             | Method::LeaseKeepAlive
             | Method::RangeStream
@@ -300,6 +334,9 @@ struct CallFields<'h> {
     has_leader: Option<&'h [u8]>,
     encoding: Option<&'h [u8]>,
     timeout: Option<&'h [u8]>,
+    token: Option<&'h [u8]>,
+    authorization: Option<&'h [u8]>,
+    gateway: Option<&'h [u8]>,
 }
 
 impl<'h> CallFields<'h> {
@@ -312,11 +349,19 @@ impl<'h> CallFields<'h> {
                 b"hasleader" => &mut found.has_leader,
                 b"grpc-encoding" => &mut found.encoding,
                 b"grpc-timeout" => &mut found.timeout,
+                b"token" => &mut found.token,
+                b"authorization" => &mut found.authorization,
+                b"grpcgateway-accept" => &mut found.gateway,
                 _ => continue,
             };
             place.get_or_insert(&value[..]);
         }
         found
+    }
+
+    /// What the call says of who makes it.
+    fn presented(&self) -> Presented {
+        Presented::new(self.token, self.authorization, self.gateway.is_some())
     }
 
     fn is_grpc(&self) -> bool {

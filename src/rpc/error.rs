@@ -2,6 +2,7 @@
 
 use std::borrow::Cow;
 
+use crate::auth::AuthError;
 use crate::grpc::{Code, Status};
 
 /// A failed call, as it goes on the wire.
@@ -76,5 +77,52 @@ errors! {
     MALFORMED_MESSAGE, Internal, "grpc: error unmarshalling request: proto: cannot parse invalid wire-format data";
     DEADLINE_EXCEEDED, DeadlineExceeded, "context deadline exceeded";
     STREAM_SORT, Unimplemented, "RangeStream does not support custom sort orders";
+    ROOT_USER_NOT_EXIST, FailedPrecondition, "etcdserver: root user does not exist";
+    ROOT_ROLE_NOT_EXIST, FailedPrecondition, "etcdserver: root user does not have root role";
+    USER_EXISTS, FailedPrecondition, "etcdserver: user name already exists";
+    USER_EMPTY, InvalidArgument, "etcdserver: user name is empty";
+    USER_NOT_FOUND, FailedPrecondition, "etcdserver: user name not found";
+    ROLE_EXISTS, FailedPrecondition, "etcdserver: role name already exists";
+    ROLE_NOT_FOUND, FailedPrecondition, "etcdserver: role name not found";
+    ROLE_EMPTY, InvalidArgument, "etcdserver: role name is empty";
+    AUTH_FAILED, InvalidArgument, "etcdserver: authentication failed, invalid user ID or password";
+    PERMISSION_NOT_GIVEN, InvalidArgument, "etcdserver: permission not given";
+    PERMISSION_DENIED, PermissionDenied, "etcdserver: permission denied";
+    ROLE_NOT_GRANTED, FailedPrecondition, "etcdserver: role is not granted to the user";
+    PERMISSION_NOT_GRANTED, FailedPrecondition, "etcdserver: permission is not granted to the role";
+    AUTH_NOT_ENABLED, FailedPrecondition, "etcdserver: authentication is not enabled";
+    INVALID_AUTH_TOKEN, Unauthenticated, "etcdserver: invalid auth token";
+    INVALID_AUTH_MANAGEMENT, InvalidArgument, "etcdserver: invalid auth management";
+    AUTH_OLD_REVISION, InvalidArgument, "etcdserver: revision of auth store is old";
+    // etcd has no entry for these in its table of errors.
+    NO_PASSWORD_USER, Unknown, "auth: authentication failed, password was given for no password user";
+    VERIFY_ONLY, Unknown, "auth: token signing attempted with verify-only key";
+    PASSWORD_TOO_LONG, Unknown, "bcrypt: password length exceeds 72 bytes";
     STREAM_FILTER, Unimplemented, "RangeStream does not support revision filters";
+}
+
+/// etcd's code and text for what permissions or the state of users forbid.
+pub fn of_auth(error: AuthError) -> RpcError {
+    match error {
+        AuthError::RootUserNotExist => ROOT_USER_NOT_EXIST,
+        AuthError::RootRoleNotExist => ROOT_ROLE_NOT_EXIST,
+        AuthError::UserExists => USER_EXISTS,
+        AuthError::UserEmpty => USER_EMPTY,
+        AuthError::UserNotFound => USER_NOT_FOUND,
+        AuthError::RoleExists => ROLE_EXISTS,
+        AuthError::RoleNotFound => ROLE_NOT_FOUND,
+        AuthError::RoleEmpty => ROLE_EMPTY,
+        AuthError::PermissionNotGiven => PERMISSION_NOT_GIVEN,
+        AuthError::Failed => AUTH_FAILED,
+        AuthError::NoPasswordUser => NO_PASSWORD_USER,
+        AuthError::PermissionDenied => PERMISSION_DENIED,
+        AuthError::RoleNotGranted => ROLE_NOT_GRANTED,
+        AuthError::PermissionNotGranted => PERMISSION_NOT_GRANTED,
+        AuthError::NotEnabled => AUTH_NOT_ENABLED,
+        AuthError::OldRevision => AUTH_OLD_REVISION,
+        AuthError::InvalidToken => INVALID_AUTH_TOKEN,
+        AuthError::InvalidManagement => INVALID_AUTH_MANAGEMENT,
+        AuthError::VerifyOnly => VERIFY_ONLY,
+        AuthError::NameTooLong => REQUEST_TOO_LARGE,
+    }
 }

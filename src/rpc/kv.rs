@@ -3,6 +3,7 @@
 use bytes::Bytes;
 use prost::encoding::{bool, int64};
 
+use super::auth::Login;
 use super::connection::{Caller, Connections};
 use super::dispatch::{attempt, decode};
 use super::encode::Message;
@@ -20,7 +21,6 @@ use crate::proto::etcdserverpb::{
 };
 
 /// What follows when a proposal was applied.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Then {
     Reply,
     /// The answer waits until the compaction has removed what it gave up.
@@ -29,6 +29,8 @@ pub enum Then {
     Members,
     /// The same, and the one that has come.
     MemberAdded(u64),
+    /// A token, if what was found of the password still holds.
+    LoggedIn(Box<Login>),
 }
 
 impl Core {
@@ -90,6 +92,9 @@ impl Core {
         caller: Caller,
         request: &RangeRequest,
     ) {
+        if let Err(error) = self.permit_range(request) {
+            return self.reply(connections, caller, Err(error));
+        }
         let Some(connection) = connections.get(caller.connection) else { return };
         let result = match connection.at_once() {
             Some(bytes_max) => self.range_up_to(request, bytes_max),
@@ -127,6 +132,7 @@ impl Core {
     }
 
     pub(super) fn txn_now(&mut self, request: &TxnRequest) -> Result<Message, RpcError> {
+        self.permit_txn(request)?;
         let applier = &self.node.applier;
         let reply = applier
             .mvcc
@@ -152,7 +158,19 @@ impl Core {
         message: &[u8],
         then: Then,
     ) -> Answer {
-        match self.node.propose(kind, message) {
+        self.propose_field(caller, kind as u32, message, then)
+    }
+
+    /// The same for a request in the field `field` of an entry.
+    pub(super) fn propose_field(
+        &mut self,
+        caller: Caller,
+        field: u32,
+        message: &[u8],
+        then: Then,
+    ) -> Answer {
+        let who = attempt!(self.identity());
+        match self.node.propose_for(who.as_ref(), field, message) {
             Ok(id) => {
                 let since_ms = self.node.now_ms();
                 self.proposals.insert(id, Proposal { caller, then, since_ms });
@@ -187,13 +205,17 @@ impl Core {
             return;
         };
         let result = match outcome.result {
-            Ok(reply) if then == Then::ReplyWhenCompacted => {
-                return self.physical.push((caller, reply.revision));
-            }
             Ok(reply) => match then {
+                Then::ReplyWhenCompacted => {
+                    return self.physical.push((caller, reply.revision));
+                }
                 Then::Members => self.member_list_now(),
                 Then::MemberAdded(id) => self.member_added(id),
-                Then::Reply | Then::ReplyWhenCompacted => {
+                Then::LoggedIn(login) if !self.is_current(&login) => {
+                    tracing::info!("revision when password checked became stale; retrying");
+                    return self.check_password(connections, caller, login);
+                }
+                Then::Reply | Then::LoggedIn(_) => {
                     Ok(Message::new(&self.header(reply.revision), &reply.body))
                 }
             },
@@ -211,6 +233,7 @@ fn apply_error(error: &ApplyError) -> RpcError {
         ApplyError::LeaseTtlTooLarge => error::LEASE_TTL_TOO_LARGE,
         ApplyError::NoSpace => error::NO_SPACE,
         ApplyError::Corrupt => error::CORRUPT,
+        ApplyError::Auth(error) => error::of_auth(*error),
         ApplyError::Change(error) => match error {
             ChangeError::NotFound | ChangeError::IdRemoved => error::MEMBER_NOT_FOUND,
             ChangeError::IdExists => error::MEMBER_EXISTS,

@@ -57,6 +57,9 @@ impl Core {
         number: u64,
         answer: LeaseAnswer,
     ) {
+        if let Some((caller, _)) = self.lease_queries.get(&number) {
+            self.ask_for_caller(connections, *caller);
+        }
         let result = match answer {
             LeaseAnswer::Renewed { ttl_s } => Ok(ttl_s),
             LeaseAnswer::TimeToLive { granted_s, remaining_s } => {
@@ -78,13 +81,16 @@ impl Core {
     }
 
     fn time_to_live_is(
-        &self,
+        &mut self,
         request: &LeaseTimeToLiveRequest,
         granted_s: i64,
         remaining_s: i64,
     ) -> Result<Message, RpcError> {
         let mut response =
             LeaseTimeToLiveResponse { id: request.id, ttl: -1, ..Default::default() };
+        if request.keys {
+            self.permit_lease_keys(request.id)?;
+        }
         if granted_s >= 0 {
             response.ttl = remaining_s;
             response.granted_ttl = granted_s;
@@ -110,7 +116,9 @@ impl Core {
     pub(super) fn lease_leases(&mut self, message: Bytes) -> Answer {
         let _: LeaseLeasesRequest = attempt!(decode(message));
         let leases = self.node.applier.lessor.list();
-        let leases = leases.into_iter().map(|LeaseId(id)| LeaseStatus { id }).collect();
+        let leases: Vec<i64> = leases.into_iter().map(|LeaseId(id)| id).collect();
+        attempt!(self.permit_leases(&leases));
+        let leases = leases.into_iter().map(|id| LeaseStatus { id }).collect();
         let body = prost::Message::encode_to_vec(&LeaseLeasesResponse { header: None, leases });
         Answer::Now(Ok(Message::new(&self.current_header(), &body)))
     }

@@ -79,6 +79,11 @@ pub const GRPC_OVERHEAD_BYTES: usize = 512 << 10;
 /// Watchers of the whole server. Chosen: etcd has no bound; ten million is its own largest test.
 pub const WATCHERS_MAX: usize = 10_000_000;
 
+/// Operations on passwords that wait, and how many are computed at once. Chosen: what a core computes within the
+/// patience of a client at etcd's default cost, with some to spare; and fewer than there are other threads.
+pub const PASSWORDS_WAITING_MAX: usize = 1_000;
+pub const PASSWORDS_IN_FLIGHT_MAX: usize = 2;
+
 /// How often deadlines of waiting calls are looked at.
 pub const DEADLINE_SCAN_MS: u64 = 100;
 

@@ -69,6 +69,23 @@ methods! {
     Defragment, "etcdserverpb.Maintenance", "Defragment", Unary;
     Snapshot, "etcdserverpb.Maintenance", "Snapshot", ServerStream;
     MoveLeader, "etcdserverpb.Maintenance", "MoveLeader", Unary;
+    Authenticate, "etcdserverpb.Auth", "Authenticate", Unary;
+    AuthEnable, "etcdserverpb.Auth", "AuthEnable", Unary;
+    AuthDisable, "etcdserverpb.Auth", "AuthDisable", Unary;
+    AuthStatus, "etcdserverpb.Auth", "AuthStatus", Unary;
+    UserAdd, "etcdserverpb.Auth", "UserAdd", Unary;
+    UserGet, "etcdserverpb.Auth", "UserGet", Unary;
+    UserList, "etcdserverpb.Auth", "UserList", Unary;
+    UserDelete, "etcdserverpb.Auth", "UserDelete", Unary;
+    UserChangePassword, "etcdserverpb.Auth", "UserChangePassword", Unary;
+    UserGrantRole, "etcdserverpb.Auth", "UserGrantRole", Unary;
+    UserRevokeRole, "etcdserverpb.Auth", "UserRevokeRole", Unary;
+    RoleAdd, "etcdserverpb.Auth", "RoleAdd", Unary;
+    RoleGet, "etcdserverpb.Auth", "RoleGet", Unary;
+    RoleList, "etcdserverpb.Auth", "RoleList", Unary;
+    RoleDelete, "etcdserverpb.Auth", "RoleDelete", Unary;
+    RoleGrantPermission, "etcdserverpb.Auth", "RoleGrantPermission", Unary;
+    RoleRevokePermission, "etcdserverpb.Auth", "RoleRevokePermission", Unary;
     HealthCheck, "grpc.health.v1.Health", "Check", Unary;
     HealthWatch, "grpc.health.v1.Health", "Watch", ServerStream;
 }

@@ -100,6 +100,9 @@ const VALUES: &[Value] = &[
     ("etcd_debugging_mvcc_compact_revision", "The revision of the last compaction.", |core| {
         core.node.applier.mvcc.compact_revision() as f64
     }),
+    ("etcd_debugging_auth_revision", "The current revision of auth store.", |core| {
+        core.node.applier.auth.revision() as f64
+    }),
     ("etcd_debugging_mvcc_keys_total", "Keys at the current revision.", |core| {
         core.node.applier.key_count().unwrap_or(0) as f64
     }),

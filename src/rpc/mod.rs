@@ -10,6 +10,8 @@
 //!
 //! Every queue has its bound in `limits`.
 
+mod access;
+mod auth;
 mod cluster;
 mod connection;
 mod dispatch;
@@ -39,18 +41,21 @@ use std::collections::{BTreeMap, VecDeque};
 use bytes::Bytes;
 use rustc_hash::FxHashMap;
 
+pub use access::{Options as AuthOptions, TokenKind};
 pub use connection::ConnId;
-pub use limits::PENDING_PROPOSALS_MAX;
+pub use limits::{PASSWORDS_IN_FLIGHT_MAX, PENDING_PROPOSALS_MAX};
 pub use metrics::Metrics;
 
 use crate::apply::Notice;
 use crate::grpc::Code;
-use crate::h2::{self, ErrorCode};
+use crate::h2::{self, ErrorCode, StreamId};
 use crate::mvcc::watch::WatchHub;
 use crate::node::{Late, Node, Output, PeerMessage, SnapshotOp, StopReason};
 use crate::proto::etcdserverpb::LeaseTimeToLiveRequest;
 use crate::raft::NodeId;
 use crate::store::{self, Corruption, Store};
+use access::{Parked, Presented};
+use auth::{Login, Passwords};
 use connection::{Call, Caller, Connections, Protocol, StreamKey};
 use encode::{Header, Message};
 use error::RpcError;
@@ -76,6 +81,7 @@ pub struct Options {
     pub max_learners: usize,
     /// Milliseconds since 1970 when the time that is handed in was 0: new members' ids are made of it.
     pub unix_ms_at_start: u64,
+    pub auth: AuthOptions,
     /// Bounds of each HTTP/2 connection.
     pub h2: h2::Limits,
 }
@@ -109,6 +115,7 @@ enum Read {
     MemberList(Caller),
     LeaseTimeToLive(Caller, LeaseTimeToLiveRequest),
     Alarms(Caller, i32),
+    Login(Caller, Box<Login>),
     Http(http1::Asker, http1::Request),
 }
 
@@ -134,6 +141,11 @@ struct Core {
     defragments: Vec<(Caller, u64)>,
     transfers: Vec<(Caller, NodeId)>,
     hashes: VecDeque<HashTask>,
+    passwords: Passwords,
+    /// What whoever makes the call that is being handled has presented; looked at while auth is enabled.
+    presented: Presented,
+    /// Calls that wait until their tokens are known here.
+    parked: BTreeMap<(ConnId, StreamId), Parked>,
     stopping: bool,
     /// RangeStream calls that wait for their connection to take more.
     streaming: VecDeque<StreamKey>,
@@ -179,6 +191,9 @@ impl Server {
                 defragments: Vec::new(),
                 transfers: Vec::new(),
                 hashes: VecDeque::new(),
+                passwords: Passwords::default(),
+                presented: Presented::default(),
+                parked: BTreeMap::new(),
                 stopping: false,
                 streaming: VecDeque::new(),
                 snapshots: VecDeque::new(),
@@ -300,6 +315,8 @@ impl Server {
         }
         core.output = output;
         result?;
+        self.resume_parked();
+        let core = &mut self.core;
         core.feed_watchers(&mut self.connections)?;
         core.node.background(now_ms)?;
         core.feed_streams(&mut self.connections);
@@ -365,6 +382,7 @@ impl Server {
         core.proposals.is_empty()
             && core.reads_new.is_empty()
             && core.reads_asked.is_empty()
+            && core.passwords.is_empty()
             && core.node.raft().transfer_target().is_none()
     }
 
@@ -382,7 +400,10 @@ impl Server {
             return now_ms;
         }
         let mut deadline = core.node.next_deadline(now_ms).min(self.connections.next_timeout());
-        let waits = !core.proposals.is_empty() || !core.transfers.is_empty();
+        let waits = !core.proposals.is_empty()
+            || !core.transfers.is_empty()
+            || !core.passwords.is_empty()
+            || !core.parked.is_empty();
         if waits || !core.reads_asked.is_empty() || !core.reads_lost.is_empty() {
             deadline = deadline.min(core.next_scan_ms);
         }
@@ -534,6 +555,9 @@ impl Core {
     }
 
     fn finish_read(&mut self, connections: &mut Connections, read: Read) {
+        if let Some(caller) = read.caller() {
+            self.ask_for_caller(connections, caller);
+        }
         let (caller, result) = match read {
             Read::Range(caller, request) => {
                 return self.answer_range(connections, caller, &request);
@@ -544,6 +568,7 @@ impl Core {
                 return self.ask_time_to_live(caller, request);
             }
             Read::Alarms(caller, alarm) => (caller, self.alarms_now(alarm)),
+            Read::Login(caller, login) => return self.check_password(connections, caller, login),
             Read::RangeStream(key) => return self.start_range_stream(connections, key),
             Read::Http(asker, request) => {
                 return self.answer_http(connections, asker, request, true);
@@ -614,6 +639,8 @@ impl Core {
             }
             !over
         });
+        let given_up = self.passwords.give_up(now_ms);
+        late.extend(given_up.into_iter().map(|caller| (caller, error::TIMEOUT)));
         let asked = self.reads_asked.iter_mut().map(|(_, reads)| reads);
         for reads in asked.chain([&mut self.reads_lost]) {
             reads.retain(|read| match read.caller() {
@@ -662,7 +689,8 @@ impl Read {
             | Read::Txn(caller, _)
             | Read::MemberList(caller)
             | Read::LeaseTimeToLive(caller, _)
-            | Read::Alarms(caller, _) => Some(*caller),
+            | Read::Alarms(caller, _)
+            | Read::Login(caller, _) => Some(*caller),
             Read::RangeStream(_) | Read::Http(..) => None,
         }
     }

@@ -6,7 +6,7 @@ use prost::encoding::{WireType, bool, encode_key, encode_varint, int64};
 use super::connection::{Call, Caller, Connections, StreamKey};
 use super::dispatch::decode;
 use super::encode::Message;
-use super::error::RpcError;
+use super::error::{self, RpcError};
 use super::{Core, Read, limits, validate};
 use crate::mvcc::{Chunk, MvccError, RangeStream};
 use crate::proto::etcdserverpb::RangeRequest;
@@ -22,6 +22,8 @@ pub struct RangeStreamCall {
     /// None until the linearization point was reached.
     stream: Option<RangeStream>,
     started: bool,
+    /// As of which revision the range was permitted; 0 while nothing has to be.
+    auth_revision: u64,
 }
 
 impl Core {
@@ -36,7 +38,7 @@ impl Core {
         let Some(connection) = connections.get(caller.connection) else { return Ok(()) };
         let key = StreamKey::new(caller.connection, caller.stream);
         let serializable = request.serializable;
-        let call = RangeStreamCall { request, stream: None, started: false };
+        let call = RangeStreamCall { request, stream: None, started: false, auth_revision: 0 };
         connection.put(caller.stream, Call::RangeStream(Box::new(call)));
         if serializable {
             self.start_range_stream(connections, key);
@@ -48,8 +50,15 @@ impl Core {
 
     pub(super) fn start_range_stream(&mut self, connections: &mut Connections, key: StreamKey) {
         let Some((connection, stream)) = connections.stream(key) else { return };
+        self.ask_for(connection, stream);
         let Some(Call::RangeStream(call)) = connection.calls.get_mut(&stream) else { return };
         let request = std::mem::take(&mut call.request);
+        if let Err(error) = self.permit_range(&request) {
+            let id = connection.id;
+            connection.forget(stream);
+            return connections.refuse(id, stream, error);
+        }
+        call.auth_revision = self.auth_revision();
         call.stream = Some(RangeStream::new(request, self.options.max_request_bytes));
         self.streaming.push_back(key);
     }
@@ -97,6 +106,7 @@ impl Core {
             };
             let Some(range) = &mut call.stream else { return false };
             let started = std::mem::replace(&mut call.started, true);
+            let permitted_at = call.auth_revision;
             let made = self.chunk(range);
             match made {
                 Ok((message, done)) => {
@@ -106,8 +116,11 @@ impl Core {
                     }
                     connection.send_message(stream, message);
                     if done {
+                        // As in etcd: what was sent cannot be taken back, but it may have been too much.
+                        let permitted = [0, self.auth_revision()].contains(&permitted_at);
+                        let result = if permitted { Ok(()) } else { Err(error::AUTH_OLD_REVISION) };
                         connection.forget(stream);
-                        connection.finish_stream(stream, Ok(()));
+                        connection.finish_stream(stream, result);
                         return false;
                     }
                 }

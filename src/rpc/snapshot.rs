@@ -49,6 +49,7 @@ impl Core {
         caller: Caller,
         message: Bytes,
     ) -> Result<(), RpcError> {
+        self.authorize(caller.method, &message)?;
         let _: SnapshotRequest = decode(message)?;
         let Some(connection) = connections.get(caller.connection) else { return Ok(()) };
         if self.snapshots.len() >= limits::SNAPSHOTS_MAX {

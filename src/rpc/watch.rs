@@ -1,9 +1,12 @@
 //! `etcdserverpb.Watch`: the stream between a client and the watch hub.
 
+use std::borrow::Cow;
+
 use bytes::Bytes;
 use prost::encoding::{bool, encoded_len_varint, int64, string};
 use rustc_hash::FxHashMap;
 
+use super::access::watch_reason;
 use super::connection::{Call, Caller, Connections, StreamKey};
 use super::dispatch::decode;
 use super::encode::{Header, Message};
@@ -65,7 +68,7 @@ struct Control {
     created: bool,
     canceled: bool,
     compact_revision: i64,
-    cancel_reason: &'static str,
+    cancel_reason: Cow<'static, str>,
 }
 
 impl Control {
@@ -84,9 +87,20 @@ impl Control {
             int64::encode(5, &self.compact_revision, out);
         }
         if !self.cancel_reason.is_empty() {
-            string::encode(6, &self.cancel_reason.to_owned(), out);
+            string::encode(6, &self.cancel_reason.clone().into_owned(), out);
         }
         message
+    }
+}
+
+/// The answer to a watch that was not made.
+fn refusal(cancel_reason: Cow<'static, str>) -> Control {
+    Control {
+        watch_id: NO_WATCHER,
+        created: true,
+        canceled: true,
+        cancel_reason,
+        ..Control::default()
     }
 }
 
@@ -136,23 +150,21 @@ impl Core {
     fn create_watch(
         &mut self,
         call: &mut WatchCall,
-        key: StreamKey,
+        stream: StreamKey,
         create: WatchCreateRequest,
     ) -> Control {
-        let refused = |cancel_reason| Control {
-            watch_id: NO_WATCHER,
-            created: true,
-            canceled: true,
-            cancel_reason,
-            ..Control::default()
-        };
+        let refused = |cancel_reason: &'static str| refusal(cancel_reason.into());
         if create.start_revision < 0 {
             return refused(COMPACTED);
+        }
+        let key = watch_key(create.key);
+        if let Err(denied) = self.permit_watch(&key, &create.range_end) {
+            return refusal(watch_reason(&denied).into());
         }
         if self.hub.len() >= limits::WATCHERS_MAX {
             return refused(TOO_MANY);
         }
-        let range = KeyRange::new(watch_key(create.key), create.range_end);
+        let range = KeyRange::new(key, create.range_end);
         if matches!(&range, KeyRange::Between(start, end) if start >= end) {
             return refused(EMPTY_RANGE);
         }
@@ -161,7 +173,7 @@ impl Core {
             Err(reason) => return refused(reason),
         };
         let slot = self.hub.create(NewWatcher {
-            stream: key.0,
+            stream: stream.0,
             id,
             range,
             start_revision: create.start_revision,

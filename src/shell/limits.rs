@@ -79,7 +79,8 @@ pub const ZERO_PAUSES: u32 = 2;
 pub const ZERO_PAUSE_MAX: Duration = Duration::from_millis(4);
 
 /// Threads for calls that block: one may be busy with a segment while the other writes pages.
-pub const BLOCKING_THREADS: usize = 2;
+/// Beside them are those that compute hashes of passwords, which takes long.
+pub const BLOCKING_THREADS: usize = 2 + crate::rpc::PASSWORDS_IN_FLIGHT_MAX;
 
 /// The share of the free memory that the store's file is read into at start.
 pub const WARM_SHARE: u64 = 2;

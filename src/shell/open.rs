@@ -19,7 +19,7 @@ use crate::h2;
 use crate::node::{self, Metadata, Node, Retention};
 use crate::peer::Identity;
 use crate::raft::NodeId;
-use crate::rpc::{self, Metrics, Server};
+use crate::rpc::{self, AuthOptions, Metrics, Server, TokenKind};
 use crate::store::{self, Map, Store};
 use std::fs::File;
 use std::path::Path;
@@ -60,8 +60,9 @@ pub fn server(
     };
     let metadata = Metadata { cluster_id: cluster.id, member_id };
     let applier = apply::Options { lease_ttl_min_s: lease_ttl_min_s(config), joins };
-    let applier = Applier::open(store, cluster, member_id, applier, now_ms)
+    let mut applier = Applier::open(store, cluster, member_id, applier, now_ms)
         .map_err(|error| format!("{}: {error}", data_dir.store_path().display()))?;
+    applier.auth.tokens.set_ttl_ms(config.auth_token_ttl_s.saturating_mul(1000));
 
     let in_log = |error: &dyn std::fmt::Display| {
         format!("log in {}: {error}", data_dir.wal_path().display())
@@ -100,7 +101,8 @@ pub fn server(
     let process = move || process_metrics::render() + &of_peers.render();
     let metrics = Metrics::new(member_id, Box::new(process));
     let unix_ms_at_start = unix_ms().saturating_sub(clock.now_ms());
-    let options = rpc::Options { unix_ms_at_start, ..rpc_options(config) };
+    let auth = auth_options(config)?;
+    let options = rpc::Options { unix_ms_at_start, auth, ..rpc_options(config) };
     Ok((Server::new(node, options, metrics, now_ms), peers))
 }
 
@@ -173,6 +175,7 @@ fn rpc_options(config: &Config) -> rpc::Options {
         request_timeout_ms: request_timeout_ms(config),
         max_learners: config.max_learners,
         unix_ms_at_start: 0,
+        auth: AuthOptions::default(),
         progress_interval_ms: config.watch_progress_notify_interval_ms,
         h2: h2::Limits {
             concurrent_streams_max: config
@@ -184,6 +187,16 @@ fn rpc_options(config: &Config) -> rpc::Options {
             ..h2::Limits::default()
         },
     }
+}
+
+/// What tokens are, and what passwords cost.
+fn auth_options(config: &Config) -> Result<AuthOptions, String> {
+    let tokens = match config.auth_token.as_str() {
+        "simple" => TokenKind::Simple,
+        "" => TokenKind::None,
+        other => return Err(format!("--auth-token {other:?}: unknown token type")),
+    };
+    Ok(AuthOptions { tokens, bcrypt_cost: config.bcrypt_cost, ..AuthOptions::default() })
 }
 
 #[cfg(test)]

@@ -16,6 +16,7 @@
 
 use super::clock::Clock;
 use super::connection::{self, Connection};
+use super::glommio_files::blocking;
 use super::limits::{
     CONNECTIONS_MAX, FDS_RESERVED, FENCE_CONNECTIONS_MIN, FLUSH_BYTES_MAX, FLUSH_ROUNDS_MAX,
     STORE_OPS_IN_FLIGHT_MAX,
@@ -27,7 +28,7 @@ use super::segments::Created;
 use super::snapshot_disk::{Done, SnapshotDisk};
 use super::socket::{Input, Sent};
 use super::store_disk::{Grown, StoreDisk};
-use super::{fatal, sigbus, uring, warm};
+use super::{fatal, files, sigbus, uring, warm};
 use crate::node::{SnapshotOp, StopReason};
 use crate::rpc::{ConnId, ListenerKind, Server};
 use crate::store;
@@ -37,6 +38,7 @@ use glommio::timer::Timer;
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
 use std::future::{Future, poll_fn};
+use std::path::Path;
 use std::pin::Pin;
 use std::rc::Rc;
 use std::task::{Context, Poll};
@@ -186,6 +188,7 @@ impl Core {
         self.peers.turn(self);
         self.start_store_operations();
         self.start_snapshot_operations();
+        self.start_password_operations();
         let mut dirty = self.dirty.take();
         self.server.borrow_mut().drain_dirty(&mut dirty);
         let mut busy = started.elapsed();
@@ -387,6 +390,27 @@ impl Core {
             Done::NoSpace(id) => server.snapshot_no_space(id),
         }
         self.wake.notify();
+    }
+
+    // Passwords.
+
+    fn start_password_operations(self: &Rc<Self>) {
+        loop {
+            let next = self.server.borrow_mut().next_password_op();
+            let Some((number, op)) = next else { return };
+            let core = self.clone();
+            let compute = async move {
+                let computed = blocking(move || Ok(op.run(&files::random()?))).await;
+                match computed {
+                    Ok(done) => core.server.borrow_mut().password_op_done(number, done),
+                    Err(error) => {
+                        fatal::disk("read random bytes", Path::new("/dev/urandom"), None, &error)
+                    }
+                }
+                core.wake.notify();
+            };
+            glommio::spawn_local(compute).detach();
+        }
     }
 
     // Sockets.

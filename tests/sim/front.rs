@@ -358,6 +358,6 @@ fn refused(error: &ApplyError) -> Option<Refused> {
             ChangeError::Impossible => Refused::NoVoterLeft,
             ChangeError::PeerUrlExists => return None,
         },
-        ApplyError::Mvcc(_) => return None,
+        ApplyError::Mvcc(_) | ApplyError::Auth(_) => return None,
     })
 }

@@ -161,10 +161,10 @@ impl Truth {
         let result = if entry.data.is_empty() {
             Ok(Answer::Nothing)
         } else if entry.kind == NORMAL {
-            let (id, request) = envelope::unwrap(entry.data.clone())
+            let unwrapped = envelope::unwrap(entry.data.clone())
                 .map_err(|_| format!("the entry at {index} cannot be decoded"))?;
-            self.note_id(id, index)?;
-            self.request(id, request)
+            self.note_id(unwrapped.id, index)?;
+            self.request(unwrapped.id, unwrapped.request)
         } else {
             self.change(index, &entry.data)?
         };

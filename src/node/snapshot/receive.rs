@@ -304,7 +304,9 @@ impl Node {
         let identity = apply::identity(&store).map_err(crate::mvcc::MvccError::into_corruption)?;
         let (cluster, _) = identity.expect("it was put into it");
         let applier = Applier::open(store, cluster, member_id, options, now_ms);
-        self.applier = applier.map_err(crate::mvcc::MvccError::into_corruption)?;
+        let applier = applier.map_err(crate::mvcc::MvccError::into_corruption)?;
+        let former = std::mem::replace(&mut self.applier, applier);
+        self.applier.auth.take_tokens(former.auth);
         self.applier.notices.extend([Notice::StateReplaced, Notice::MembersChanged]);
         // A checkpoint of the former store ends with it.
         self.background.checkpoint.finished(now_ms);

@@ -78,6 +78,7 @@ impl Bed {
             progress_interval_ms: 600_000,
             max_learners: 1,
             unix_ms_at_start: 0,
+            auth: Default::default(),
             h2: h2::Limits::default(),
         };
         let metrics = Metrics::new(MEMBER, Box::new(String::new));
