@@ -244,7 +244,7 @@ fn nobody_strangers_and_old_revisions_are_refused_each_in_its_way() {
     assert_eq!(read(&bed, &root), Err(AuthError::OldRevision));
     // etcd asks administrators for no revision.
     assert_eq!(bed.auth.require_admin(&root), Ok(()));
-    let admin = |who| bed.auth.require_admin(who);
+    let admin = |who: &Identity| bed.auth.require_admin(who);
     assert_eq!(admin(&Identity::default()), Err(AuthError::UserEmpty));
     assert_eq!(admin(&bed.who("stranger")), Err(AuthError::UserNotFound));
     assert_eq!(admin(&alice), Err(AuthError::PermissionDenied));

@@ -155,6 +155,11 @@ pub struct Parked {
 }
 
 impl Server {
+    #[cfg(test)]
+    pub fn auth_options_mut(&mut self) -> &mut Options {
+        &mut self.core.options.auth
+    }
+
     /// The client has shown a certificate that was verified; `common_name` is what its subject is called.
     pub fn identify(&mut self, id: ConnId, common_name: &str) {
         if let Some(connection) = self.connections.get(id) {

@@ -38,6 +38,8 @@ pub struct Bed {
     pub now_ms: u64,
     /// A write of the log that is not durable yet.
     in_flight: Option<wal::OpId>,
+    /// What the log was given, where a test wants to look at it.
+    pub log_written: Option<Vec<u8>>,
 }
 
 impl Bed {
@@ -78,12 +80,12 @@ impl Bed {
             progress_interval_ms: 600_000,
             max_learners: 1,
             unix_ms_at_start: 0,
-            auth: Default::default(),
+            auth: crate::rpc::AuthOptions { bcrypt_cost: 4, ..Default::default() },
             h2: h2::Limits::default(),
         };
         let metrics = Metrics::new(MEMBER, Box::new(String::new));
         let server = Server::new(node, options, metrics, 0);
-        Bed { server, disk, now_ms: 0, in_flight: None }
+        Bed { server, disk, now_ms: 0, in_flight: None, log_written: None }
     }
 
     /// A server that serves.
@@ -101,9 +103,18 @@ impl Bed {
         self.server.turn(self.now_ms).unwrap();
         while let Some((id, op)) = self.server.next_log_op() {
             match op {
-                wal::Op::Write { .. } => self.in_flight = Some(id),
+                wal::Op::Write { data, .. } => {
+                    if let Some(written) = &mut self.log_written {
+                        written.extend_from_slice(&data);
+                    }
+                    self.in_flight = Some(id);
+                }
                 _ => self.server.log_op_done(id),
             }
+        }
+        while let Some((number, op)) = self.server.next_password_op() {
+            let done = op.run(&[number as u8; 80]);
+            self.server.password_op_done(number, done);
         }
         while let Some((id, op)) = self.server.next_store_op() {
             self.disk.apply(&op);

@@ -4,4 +4,5 @@
 mod bounds;
 mod fixture;
 mod fuzz;
+mod matrix;
 mod plain;

@@ -82,7 +82,7 @@ struct Session {
 
 impl Session {
     fn start(kind: Kind, etcdctl: &Path, newest: bool) -> Session {
-        let server = Server::start(kind, &["--unsafe-no-fsync"]);
+        let server = Server::start(kind, &["--unsafe-no-fsync", "--bcrypt-cost=4"]);
         let bin = etcdctl.parent().expect("a folder").to_path_buf();
         let (variables, outcomes) = (BTreeMap::new(), Vec::new());
         let session = Session { server, bin, newest, variables, background: None, outcomes };
