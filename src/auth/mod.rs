@@ -17,7 +17,9 @@
 
 pub mod access;
 mod change;
+mod der;
 mod error;
+pub mod jwt;
 mod limits;
 pub mod password;
 mod permissions;

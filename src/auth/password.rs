@@ -2,9 +2,13 @@
 //! an [`Op`], whoever drives it carries it out by [`Op::run`] and brings back what it came to.
 
 use std::fmt;
+use std::sync::Arc;
 
 use bytes::Bytes;
 use zeroize::Zeroize;
+
+use super::Identity;
+use super::jwt::Jwt;
 
 /// bcrypt's bounds of the cost, and what stands in for one outside of them: etcd's default.
 pub const COST_MIN: u32 = 4;
@@ -57,8 +61,20 @@ const TOKEN_PREFIX_LEN: usize = 16;
 
 #[derive(Debug)]
 pub enum Op {
-    Hash { password: Secret, cost: u32 },
-    Compare { password: Secret, hash: Bytes },
+    Hash {
+        password: Secret,
+        cost: u32,
+    },
+    Compare {
+        password: Secret,
+        hash: Bytes,
+    },
+    /// A token for somebody who has shown the right one.
+    Sign {
+        jwt: Arc<Jwt>,
+        who: Identity,
+        unix_s: u64,
+    },
 }
 
 #[derive(Debug, PartialEq, Eq)]
@@ -67,12 +83,15 @@ pub enum Done {
     /// The password is the right one: the letters of a token that may be made for it.
     Matches(String),
     Differs,
+    /// None if the key does not sign.
+    Signed(Option<String>),
 }
 
 impl Op {
     pub fn run(self, entropy: &Entropy) -> Done {
         let (salt, letters) = entropy.split_first_chunk::<16>().expect("80 bytes are more than 16");
         match self {
+            Op::Sign { jwt, who, unix_s } => Done::Signed(jwt.sign(&who, unix_s)),
             Op::Hash { password, cost } => {
                 let cost = cost.clamp(COST_MIN, COST_MAX);
                 let hashed = bcrypt::hash_with_salt(&password.0, cost, *salt);

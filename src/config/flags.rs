@@ -260,7 +260,7 @@ pub const FLAGS: &[Flag] = {
             Text,
             "simple",
             Auth,
-            "Kind of tokens for users who have shown their password.",
+            "Kind of tokens for users who have shown their password: simple, or jwt with sign-method=, priv-key=, pub-key=, ttl= behind it, separated by commas.",
         ),
         obeyed(
             "auth-token-ttl",

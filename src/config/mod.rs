@@ -19,6 +19,7 @@ mod tests;
 mod url;
 mod value;
 
+use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::fmt;
 use std::path::PathBuf;
@@ -45,6 +46,8 @@ const REQUEST_RECOMMENDED_BYTES: u64 = 10 * 1024 * 1024;
 
 /// Ours: a file that is idle to nine tenths is the most that anybody can want.
 const DEFRAG_THRESHOLD_MAX_PERCENT: u64 = 90;
+/// etcd's.
+const JWT_TTL_DEFAULT: &str = "5m";
 /// What bcrypt can take, and etcd's default.
 const BCRYPT_COST_MIN: u32 = 4;
 const BCRYPT_COST_MAX: u32 = 31;
@@ -116,8 +119,7 @@ pub struct Config {
     /// Idle share of the store's file that starts a defragmentation; 0 for none.
     pub defrag_threshold_percent: u32,
 
-    /// Kind of the tokens and its settings, as they were given.
-    pub auth_token: String,
+    pub auth_token: AuthToken,
     pub auth_token_ttl_s: u64,
     pub bcrypt_cost: u32,
 
@@ -132,6 +134,21 @@ pub struct Config {
 pub enum ClusterState {
     New,
     Existing,
+}
+
+/// What tokens are (`--auth-token`).
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum AuthToken {
+    /// None are made, and none are taken.
+    None,
+    Simple,
+    Jwt {
+        method: String,
+        /// Files in PEM.
+        public_key: Option<PathBuf>,
+        private_key: Option<PathBuf>,
+        ttl_s: u64,
+    },
 }
 
 /// HTTP/2 pings, as gRPC servers do them. 0 is never.
@@ -305,7 +322,7 @@ impl Config {
                 .unwrap_or(u32::MAX),
             auto_compaction: auto_compaction(&s)?,
             defrag_threshold_percent: defrag_threshold as u32,
-            auth_token: s.text("auth-token").to_owned(),
+            auth_token: auth_token(&s, &mut warnings)?,
             auth_token_ttl_s: s.uint("auth-token-ttl"),
             bcrypt_cost: bcrypt_cost(&s, &mut warnings),
             log,
@@ -496,6 +513,43 @@ fn log_outputs(s: &Settings) -> Result<Vec<LogOutput>, UsageError> {
     outputs.sort();
     outputs.dedup();
     Ok(outputs)
+}
+
+/// `simple`, or `jwt` and its options, as etcd takes them.
+fn auth_token(s: &Settings, warnings: &mut Vec<String>) -> Result<AuthToken, UsageError> {
+    const FLAG: &str = "auth-token";
+    const KNOWN: [&str; 4] = ["sign-method", "pub-key", "priv-key", "ttl"];
+    let mut parts = s.text(FLAG).split(',');
+    let kind = parts.next().unwrap_or_default();
+    let mut options: BTreeMap<&str, &str> = BTreeMap::new();
+    for part in parts {
+        let pair: Vec<&str> = part.split('=').collect();
+        let [name, value] = pair[..] else {
+            return Err(s.invalid(FLAG, &format!("has an option that is not name=value: {part}")));
+        };
+        if options.insert(name, value).is_some() {
+            return Err(s.invalid(FLAG, &format!("has the option {name} twice")));
+        }
+    }
+    match kind {
+        "" => return Ok(AuthToken::None),
+        "simple" => return Ok(AuthToken::Simple),
+        "jwt" => {}
+        _ => return Err(s.invalid(FLAG, "must be simple, or jwt with its options")),
+    }
+    for name in options.keys().filter(|name| !KNOWN.contains(name)) {
+        warnings.push(format!("--auth-token: {name} is no option of jwt"));
+    }
+    let given = |name: &str| options.get(name).copied().filter(|value| !value.is_empty());
+    let ttl = given("ttl").unwrap_or(JWT_TTL_DEFAULT);
+    let ttl_ns =
+        value::read_duration(ttl).map_err(|rule| s.invalid(FLAG, &format!("ttl {rule}")))?;
+    Ok(AuthToken::Jwt {
+        method: given("sign-method").unwrap_or_default().to_owned(),
+        public_key: given("pub-key").map(PathBuf::from),
+        private_key: given("priv-key").map(PathBuf::from),
+        ttl_s: value::ns_to_ms(ttl_ns.max(0)) / 1000,
+    })
 }
 
 /// etcd's rule: a cost that cannot be is that of the default.

@@ -6,6 +6,7 @@
 //! not compile.
 
 use std::rc::Rc;
+use std::sync::Arc;
 
 use bytes::Bytes;
 
@@ -17,6 +18,7 @@ use super::method::Method;
 use super::{Core, Server, limits};
 use crate::apply::ApplyError;
 use crate::auth::access::{self, Need};
+use crate::auth::jwt::Jwt;
 use crate::auth::{self, AuthError, Identity, Request};
 use crate::h2::StreamId;
 use crate::proto::etcdserverpb::alarm_request::AlarmAction;
@@ -87,6 +89,7 @@ pub fn rule(method: Method) -> Rule {
 #[derive(Clone, Debug)]
 pub enum TokenKind {
     Simple,
+    Jwt(Arc<Jwt>),
     /// None are made, and none are taken.
     None,
 }
@@ -235,21 +238,33 @@ impl Core {
         }
     }
 
+    /// What is asked from now on is asked by nobody: a call that is forgotten here has no rights, not those of the
+    /// one before it.
+    pub(super) fn ask_for_nobody(&mut self) {
+        if self.is_auth_enabled() {
+            self.presented = Presented::default();
+        }
+    }
+
     /// Who asks; nobody if nothing was presented, or if nobody has to be somebody.
     pub(super) fn identity(&mut self) -> Result<Option<Identity>, RpcError> {
         let now_ms = self.now_ms;
+        let unix_ms = self.options.unix_ms_at_start + now_ms;
         let auth = &mut self.node.applier.auth;
         if !auth.is_enabled() {
             return Ok(None);
         }
         let revision = auth.revision();
         if let Some(token) = &self.presented.token {
-            let user = match self.options.auth.tokens {
-                TokenKind::Simple => auth.tokens.user_of(token, now_ms),
+            let who = match &self.options.auth.tokens {
+                TokenKind::Simple => {
+                    let user = auth.tokens.user_of(token, now_ms);
+                    user.map(|user| Identity { user: user.to_owned(), revision })
+                }
+                TokenKind::Jwt(jwt) => self.verified.identify(jwt, token, unix_ms),
                 TokenKind::None => None,
             };
-            let user = user.ok_or(error::INVALID_AUTH_TOKEN)?;
-            return Ok(Some(Identity { user: user.to_owned(), revision }));
+            return who.map(Some).ok_or(error::INVALID_AUTH_TOKEN);
         }
         let by_certificate =
             self.presented.common_name.as_ref().filter(|_| self.options.auth.client_cert_auth);

@@ -12,13 +12,15 @@ use rustc_hash::FxHashMap;
 use super::access::TokenKind;
 use super::connection::{Caller, Connections};
 use super::dispatch::{attempt, decode};
+use super::encode::Message;
 use super::error::{self, RpcError};
 use super::kv::Then;
 use super::{Answer, Core, Read, Server, limits};
+use crate::apply::Reply;
 use crate::auth::password::{Done, Op, PASSWORD_BYTES_MAX, Secret};
 use crate::auth::{self, Kind, encode_hash};
 use crate::proto::etcdserverpb::{
-    AuthUserAddRequest, AuthUserChangePasswordRequest, AuthenticateRequest,
+    AuthUserAddRequest, AuthUserChangePasswordRequest, AuthenticateRequest, AuthenticateResponse,
     InternalAuthenticateRequest,
 };
 
@@ -35,6 +37,8 @@ enum Wanted {
     Login(Box<Login>),
     UserAdd(Box<AuthUserAddRequest>),
     ChangePassword(Box<AuthUserChangePasswordRequest>),
+    /// A token, in an answer whose header has this revision.
+    Token(i64),
 }
 
 /// Operations on passwords, and the calls that wait for them.
@@ -102,10 +106,19 @@ impl Server {
                 request.hashed_password = encode_hash(&hash);
                 core.propose_auth(caller, Kind::UserChangePassword, &request.encode_to_vec())
             }
+            (Wanted::Token(revision), Done::Signed(token)) => Answer::Now(match token {
+                Some(token) => {
+                    let response = AuthenticateResponse { header: None, token };
+                    Ok(Message::new(&core.header(revision), &response.encode_to_vec()))
+                }
+                None => Err(error::VERIFY_ONLY),
+            }),
+            (Wanted::Token(_), _) => unreachable!("a signature was asked for"),
             (Wanted::UserAdd(_) | Wanted::ChangePassword(_), _) => {
                 unreachable!("a hash was asked for")
             }
         };
+        core.ask_for_nobody();
         if let Answer::Now(result) = answer {
             core.reply(&mut self.connections, caller, result);
         }
@@ -196,8 +209,9 @@ impl Core {
 
     /// The password is the right one: all members are to learn of a token. The entry has no password.
     fn log_in(&mut self, caller: Caller, login: Box<Login>, prefix: String) -> Answer {
-        let simple_token = match self.options.auth.tokens {
+        let simple_token = match &self.options.auth.tokens {
             TokenKind::Simple => prefix,
+            TokenKind::Jwt(_) => String::new(),
             TokenKind::None => return error::AUTH_FAILED.into(),
         };
         let request = InternalAuthenticateRequest {
@@ -209,6 +223,31 @@ impl Core {
         self.presented = Default::default();
         let then = Then::LoggedIn(login);
         self.propose_field(caller, Kind::Authenticate as u32, &request.encode_to_vec(), then)
+    }
+
+    /// The entry of a login was applied. Simple tokens are in the answer; others are made here.
+    pub(super) fn logged_in(
+        &mut self,
+        connections: &mut Connections,
+        caller: Caller,
+        login: Login,
+        reply: &Reply,
+    ) {
+        let made = match &self.options.auth.tokens {
+            TokenKind::Jwt(jwt) => {
+                let revision = self.node.applier.auth.revision();
+                let who = auth::Identity { user: login.name, revision };
+                let unix_s = (self.options.unix_ms_at_start + self.now_ms) / 1000;
+                let op = Op::Sign { jwt: jwt.clone(), who, unix_s };
+                self.passwords.push(caller, op, Wanted::Token(reply.revision)).err().map(Err)
+            }
+            TokenKind::Simple | TokenKind::None => {
+                Some(Ok(Message::new(&self.header(reply.revision), &reply.body)))
+            }
+        };
+        if let Some(result) = made {
+            self.reply(connections, caller, result);
+        }
     }
 
     /// Whether what was found of a password is still so, now that there is a token.

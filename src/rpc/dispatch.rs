@@ -112,6 +112,11 @@ impl Server {
 
     /// One whole message of a client.
     fn message(&mut self, id: ConnId, stream: StreamId, message: Bytes) {
+        self.handle(id, stream, message);
+        self.core.ask_for_nobody();
+    }
+
+    fn handle(&mut self, id: ConnId, stream: StreamId, message: Bytes) {
         let Some(connection) = self.connections.get(id) else { return };
         let (method, deadline_ms, is_clients_deadline) = match connection.calls.get(&stream) {
             Some(Call::Open(call)) => (call.method, call.deadline_ms, call.is_clients_deadline),

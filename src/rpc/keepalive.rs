@@ -70,7 +70,9 @@ impl Core {
             let request: LeaseKeepAliveRequest = decode(message)?;
             let lease = LeaseId(request.id);
             self.ask_for(connection, stream);
-            self.permit_keep_alive(request.id)?;
+            let permitted = self.permit_keep_alive(request.id);
+            self.ask_for_nobody();
+            permitted?;
             if let Some(Call::KeepAlive(call)) = connection.calls.get_mut(&stream) {
                 let number = self.node.renew_lease(lease);
                 self.keep_alives.insert(number, key);

@@ -215,9 +215,10 @@ impl Core {
                     tracing::info!("revision when password checked became stale; retrying");
                     return self.check_password(connections, caller, login);
                 }
-                Then::Reply | Then::LoggedIn(_) => {
-                    Ok(Message::new(&self.header(reply.revision), &reply.body))
+                Then::LoggedIn(login) => {
+                    return self.logged_in(connections, caller, *login, &reply);
                 }
+                Then::Reply => Ok(Message::new(&self.header(reply.revision), &reply.body)),
             },
             Err(error) => Err(apply_error(&error)),
         };

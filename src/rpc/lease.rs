@@ -57,14 +57,13 @@ impl Core {
         number: u64,
         answer: LeaseAnswer,
     ) {
-        if let Some((caller, _)) = self.lease_queries.get(&number) {
-            self.ask_for_caller(connections, *caller);
-        }
         let result = match answer {
             LeaseAnswer::Renewed { ttl_s } => Ok(ttl_s),
             LeaseAnswer::TimeToLive { granted_s, remaining_s } => {
                 if let Some((caller, request)) = self.lease_queries.remove(&number) {
+                    self.ask_for_caller(connections, caller);
                     let result = self.time_to_live_is(&request, granted_s, remaining_s);
+                    self.ask_for_nobody();
                     self.reply(connections, caller, result);
                 }
                 return;

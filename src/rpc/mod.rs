@@ -47,6 +47,7 @@ pub use limits::{PASSWORDS_IN_FLIGHT_MAX, PENDING_PROPOSALS_MAX};
 pub use metrics::Metrics;
 
 use crate::apply::Notice;
+use crate::auth::jwt::Verified;
 use crate::grpc::Code;
 use crate::h2::{self, ErrorCode, StreamId};
 use crate::mvcc::watch::WatchHub;
@@ -142,6 +143,7 @@ struct Core {
     transfers: Vec<(Caller, NodeId)>,
     hashes: VecDeque<HashTask>,
     passwords: Passwords,
+    verified: Verified,
     /// What whoever makes the call that is being handled has presented; looked at while auth is enabled.
     presented: Presented,
     /// Calls that wait until their tokens are known here.
@@ -192,6 +194,7 @@ impl Server {
                 transfers: Vec::new(),
                 hashes: VecDeque::new(),
                 passwords: Passwords::default(),
+                verified: Verified::default(),
                 presented: Presented::default(),
                 parked: BTreeMap::new(),
                 stopping: false,
@@ -558,6 +561,11 @@ impl Core {
         if let Some(caller) = read.caller() {
             self.ask_for_caller(connections, caller);
         }
+        self.answer_read(connections, read);
+        self.ask_for_nobody();
+    }
+
+    fn answer_read(&mut self, connections: &mut Connections, read: Read) {
         let (caller, result) = match read {
             Read::Range(caller, request) => {
                 return self.answer_range(connections, caller, &request);

@@ -14,7 +14,8 @@ use super::segments::Segments;
 use super::snapshot_disk::SnapshotDisk;
 use super::{files, join, process_metrics, sigbus, warm};
 use crate::apply::{self, Applier};
-use crate::config::{AutoCompaction, Config};
+use crate::auth::jwt::Jwt;
+use crate::config::{AuthToken, AutoCompaction, Config};
 use crate::h2;
 use crate::node::{self, Metadata, Node, Retention};
 use crate::peer::Identity;
@@ -22,8 +23,9 @@ use crate::raft::NodeId;
 use crate::rpc::{self, AuthOptions, Metrics, Server, TokenKind};
 use crate::store::{self, Map, Store};
 use std::fs::File;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::rc::Rc;
+use std::sync::Arc;
 
 /// etcd gives up a request after this and two election timeouts.
 const REQUEST_TIMEOUT_MS: u64 = 5_000;
@@ -191,10 +193,20 @@ fn rpc_options(config: &Config) -> rpc::Options {
 
 /// What tokens are, and what passwords cost.
 fn auth_options(config: &Config) -> Result<AuthOptions, String> {
-    let tokens = match config.auth_token.as_str() {
-        "simple" => TokenKind::Simple,
-        "" => TokenKind::None,
-        other => return Err(format!("--auth-token {other:?}: unknown token type")),
+    let tokens = match &config.auth_token {
+        AuthToken::Simple => TokenKind::Simple,
+        AuthToken::None => TokenKind::None,
+        AuthToken::Jwt { method, public_key, private_key, ttl_s } => {
+            let read = |path: &Option<PathBuf>| match path {
+                Some(path) => std::fs::read(path)
+                    .map(Some)
+                    .map_err(|error| format!("--auth-token: {}: {error}", path.display())),
+                None => Ok(None),
+            };
+            let (public, private) = (read(public_key)?, read(private_key)?);
+            let jwt = Jwt::new(method, public.as_deref(), private.as_deref(), *ttl_s);
+            TokenKind::Jwt(Arc::new(jwt.map_err(|error| format!("--auth-token: {error}"))?))
+        }
     };
     Ok(AuthOptions { tokens, bcrypt_cost: config.bcrypt_cost, ..AuthOptions::default() })
 }

@@ -174,3 +174,58 @@ fn the_messages_of_a_snapshot_have_etcds_sizes_and_end_with_the_hash() {
         assert_eq!(hash.remaining_bytes, 0);
     });
 }
+
+#[test]
+fn a_real_etcd_has_the_users_and_roles_that_a_snapshot_holds() {
+    let test = "a_real_etcd_has_the_users_and_roles_that_a_snapshot_holds";
+    let (Some(etcdctl), Some(etcdutl)) = (tool("etcdctl"), tool("etcdutl")) else {
+        return skip(test, "no etcdctl or etcdutl (tests/tools/build makes them, and needs Go)");
+    };
+    if etcd_or_skip(test).is_none() {
+        return;
+    }
+    let args = ["--unsafe-no-fsync", "--bcrypt-cost=4"];
+    let ringd = Server::start(Kind::Ringd, &args);
+    let ctl = |server: &Server, line: &str| {
+        let endpoint = format!("--endpoints={}", server.endpoint());
+        let mut words = vec![endpoint.as_str()];
+        words.extend(line.split(' '));
+        run(&etcdctl, &words)
+    };
+    for line in [
+        "user add root:secret",
+        "user add alice:hers",
+        "user add bob --no-password",
+        "role add reader",
+        "role add empty",
+        "role grant-permission reader readwrite a c",
+        "role grant-permission reader read k --from-key",
+        "user grant-role alice reader",
+        "user grant-role alice empty",
+        "user grant-role root root",
+        "put a 1",
+        "auth enable",
+    ] {
+        ctl(&ringd, line);
+    }
+    let home = TempDir::new().expect("a temporary directory");
+    let path = |name: &str| home.path().join(name).to_string_lossy().into_owned();
+    let (file, data) = (path("snapshot.db"), path("data.etcd"));
+    ctl(&ringd, &format!("--user root:secret snapshot save {file}"));
+    run(&etcdutl, &["snapshot", "restore", &file, "--data-dir", &data]);
+    let etcd = Server::start_at(Kind::Etcd, &args, Path::new(&data));
+    for line in [
+        "--user root:secret auth status",
+        "--user root:secret user list",
+        "--user root:secret role list",
+        "--user root:secret user get root",
+        "--user root:secret user get bob",
+        "--user alice:hers user get alice",
+        "--user alice:hers role get reader",
+        "--user alice:hers role get empty",
+        "--user alice:hers get a",
+        "--user alice:hers put b 2",
+    ] {
+        assert_eq!(ctl(&etcd, line), ctl(&ringd, line), "{line}");
+    }
+}
