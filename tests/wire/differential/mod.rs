@@ -6,6 +6,7 @@
 //! sequence that could be found in [`SHRINK_RUNS_MAX`] runs.
 
 mod generate;
+mod permissions;
 mod request;
 mod run;
 mod ties;

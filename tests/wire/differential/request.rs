@@ -5,7 +5,7 @@ use prost::Message;
 use ringd::proto::etcdserverpb as pb;
 
 use super::ties;
-use crate::client::{Client, Fields, Reply};
+use crate::client::{Client, Fields, Reply, frame};
 
 /// One line per method: its variant, its path, its messages.
 macro_rules! methods {
@@ -27,6 +27,14 @@ macro_rules! methods {
 
             pub async fn send(&self, client: &Client) -> Reply {
                 match self { $(Request::$name(message) => client.call(self.path(), message).await,)* }
+            }
+
+            /// With further fields in the head.
+            pub async fn send_as(&self, client: &Client, metadata: &[(&str, &str)]) -> Reply {
+                let body = match self {
+                    $(Request::$name(message) => frame(&message.encode_to_vec()),)*
+                };
+                client.call_with(self.path(), metadata, body).await
             }
 
             fn decode(&self, bytes: Bytes) -> Result<Content, prost::DecodeError> {
@@ -74,6 +82,22 @@ methods! {
     Defragment "Maintenance/Defragment" DefragmentRequest DefragmentResponse;
     MemberList "Cluster/MemberList" MemberListRequest MemberListResponse;
     KeepAlive "Lease/LeaseKeepAlive" LeaseKeepAliveRequest LeaseKeepAliveResponse;
+    Authenticate "Auth/Authenticate" AuthenticateRequest AuthenticateResponse;
+    AuthEnable "Auth/AuthEnable" AuthEnableRequest AuthEnableResponse;
+    AuthStatus "Auth/AuthStatus" AuthStatusRequest AuthStatusResponse;
+    UserAdd "Auth/UserAdd" AuthUserAddRequest AuthUserAddResponse;
+    UserDelete "Auth/UserDelete" AuthUserDeleteRequest AuthUserDeleteResponse;
+    UserGet "Auth/UserGet" AuthUserGetRequest AuthUserGetResponse;
+    UserList "Auth/UserList" AuthUserListRequest AuthUserListResponse;
+    UserChangePassword "Auth/UserChangePassword" AuthUserChangePasswordRequest AuthUserChangePasswordResponse;
+    UserGrantRole "Auth/UserGrantRole" AuthUserGrantRoleRequest AuthUserGrantRoleResponse;
+    UserRevokeRole "Auth/UserRevokeRole" AuthUserRevokeRoleRequest AuthUserRevokeRoleResponse;
+    RoleAdd "Auth/RoleAdd" AuthRoleAddRequest AuthRoleAddResponse;
+    RoleDelete "Auth/RoleDelete" AuthRoleDeleteRequest AuthRoleDeleteResponse;
+    RoleGet "Auth/RoleGet" AuthRoleGetRequest AuthRoleGetResponse;
+    RoleList "Auth/RoleList" AuthRoleListRequest AuthRoleListResponse;
+    RoleGrantPermission "Auth/RoleGrantPermission" AuthRoleGrantPermissionRequest AuthRoleGrantPermissionResponse;
+    RoleRevokePermission "Auth/RoleRevokePermission" AuthRoleRevokePermissionRequest AuthRoleRevokePermissionResponse;
 }
 
 /// An answer in the form in which it is compared.
