@@ -1,4 +1,4 @@
-//! The members that are loaded: one today. Each has its own data directory, ports and log, is ended
+//! The members that are loaded, one or a cluster. Each has its own data directory, ports and log, is ended
 //! through its own child handle and by nothing else, and leaves nothing behind.
 
 use std::fs::{self, File};
@@ -20,6 +20,7 @@ const LOOK_EVERY: Duration = Duration::from_millis(20);
 pub struct Plan<'a> {
     pub binary: &'a Path,
     pub args: &'a [&'a str],
+    pub members: usize,
     /// The only CPU that the server may use.
     pub cpu: Option<usize>,
     /// On a real disk: everything is below it.
@@ -39,7 +40,18 @@ struct Member {
 impl Deployment {
     /// Returns when every member serves.
     pub fn start(plan: &Plan<'_>) -> Result<Deployment, String> {
-        Ok(Deployment { members: vec![Member::start(plan)?] })
+        let ports: Vec<_> = (0..plan.members).map(|_| free_ports()).collect();
+        let named =
+            |(number, [_, peer]): (usize, &[SocketAddr; 2])| format!("m{number}=http://{peer}");
+        let cluster: Vec<_> = ports.iter().enumerate().map(named).collect();
+        let cluster = cluster.join(",");
+        let members = ports
+            .iter()
+            .enumerate()
+            .map(|(number, ports)| Member::start(plan, &format!("m{number}"), *ports, &cluster));
+        let mut members = members.collect::<Result<Vec<_>, _>>()?;
+        members.iter_mut().try_for_each(Member::wait)?;
+        Ok(Deployment { members })
     }
 
     /// For `--endpoints`.
@@ -67,14 +79,19 @@ impl Deployment {
 }
 
 impl Member {
-    fn start(plan: &Plan<'_>) -> Result<Member, String> {
+    /// Returns at once.
+    fn start(
+        plan: &Plan<'_>,
+        name: &str,
+        [client, peer]: [SocketAddr; 2],
+        cluster: &str,
+    ) -> Result<Member, String> {
         let home = tempfile::Builder::new()
             .prefix("data-")
             .tempdir_in(plan.folder)
             .map_err(|error| format!("{}: {error}", plan.folder.display()))?;
-        let [client, peer] = free_ports();
-        let log_path = home.path().join("log");
-        let log = File::create(&log_path).map_err(|error| format!("the server's log: {error}"))?;
+        let log = File::create(home.path().join("log"))
+            .map_err(|error| format!("the server's log: {error}"))?;
         let also = log.try_clone().map_err(|error| format!("the server's log: {error}"))?;
         let mut command = match plan.cpu {
             Some(cpu) => {
@@ -85,31 +102,34 @@ impl Member {
             None => Command::new(plan.binary),
         };
         command
-            .args(["--name", "default", "--data-dir"])
+            .args(["--name", name, "--data-dir"])
             .arg(home.path().join("data"))
             .arg(format!("--listen-client-urls=http://{client}"))
             .arg(format!("--advertise-client-urls=http://{client}"))
             .arg(format!("--listen-peer-urls=http://{peer}"))
             .arg(format!("--initial-advertise-peer-urls=http://{peer}"))
-            .arg(format!("--initial-cluster=default=http://{peer}"))
+            .arg(format!("--initial-cluster={cluster}"))
             .args(plan.args)
             .stdin(Stdio::null())
             .stdout(log)
             .stderr(also);
         let child =
             command.spawn().map_err(|error| format!("{}: {error}", plan.binary.display()))?;
-        let mut member = Member { child, client, home };
+        Ok(Member { child, client, home })
+    }
+
+    /// Until it serves.
+    fn wait(&mut self) -> Result<(), String> {
         let started = Instant::now();
         loop {
-            let said = fs::read_to_string(&log_path).unwrap_or_default();
+            let said = fs::read_to_string(self.home.path().join("log")).unwrap_or_default();
             if said.contains(READY) {
-                return Ok(member);
+                return Ok(());
             }
-            let has_ended = !matches!(member.child.try_wait(), Ok(None));
+            let has_ended = !matches!(self.child.try_wait(), Ok(None));
             if has_ended || started.elapsed() > START_PATIENCE {
                 let last: Vec<_> = said.lines().rev().take(3).collect();
-                let binary = plan.binary.display();
-                return Err(format!("{binary} does not start: {}", last.join(" / ")));
+                return Err(format!("a member does not start: {}", last.join(" / ")));
             }
             std::thread::sleep(LOOK_EVERY);
         }

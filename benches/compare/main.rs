@@ -4,6 +4,8 @@
 //! `ringd bench`; A B A B, so that what else the machine does meets both. What counts is the median of
 //! the ratios of the pairs. Everything goes to `target/compare/`: `index.md`, plots, and each run's JSON.
 //!
+//! `--members 3` makes each a cluster of three on this machine, with targets of its own.
+//!
 //! Nothing here fails when a target is not met: it says so.
 
 mod deployment;
@@ -22,8 +24,8 @@ fn main() -> ExitCode {
     // Cargo adds its own `--bench`.
     let args = std::env::args_os().filter(|arg| arg != "--bench");
     let options = Options::parse_from(args);
-    let shapes: Vec<_> =
-        shapes::all().into_iter().filter(|shape| options.wants(shape.name)).collect();
+    let all = if options.members == 1 { shapes::all() } else { shapes::of_clusters() };
+    let shapes: Vec<_> = all.into_iter().filter(|shape| options.wants(shape.name)).collect();
     if shapes.is_empty() {
         let names: Vec<_> = shapes::all().iter().map(|shape| shape.name).collect();
         eprintln!("compare: --only must be one of {}", names.join(", "));

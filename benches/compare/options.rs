@@ -18,6 +18,9 @@ pub struct Options {
         value_name = "FILE"
     )]
     pub etcd: PathBuf,
+    /// Members of each cluster, all on this machine
+    #[arg(long, default_value_t = 1, value_name = "N", value_parser = clap::value_parser!(u8).range(1..=7))]
+    pub members: u8,
     /// How often each of the two is started for each shape
     #[arg(long, default_value_t = 5, value_name = "N")]
     pub pairs: usize,

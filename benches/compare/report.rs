@@ -193,7 +193,7 @@ pub fn index(options: &Options, pairs: usize, done: &[Comparison<'_>]) -> String
     let cores = std::thread::available_parallelism().map_or(1, usize::from);
     let kernel = std::fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default();
     let mut out = format!(
-        "# ringd beside etcd\n\n{pairs} pairs of runs for each shape, one after the other: ringd, etcd, \
+        "# ringd beside etcd\n\n{} per cluster. {pairs} pairs of runs for each shape, one after the other: ringd, etcd, \
          ringd, etcd. Each run begins with an empty data directory on the same disk and the default \
          flags of the server (durability included), if the shape names no other. The generator is `ringd \
          bench` of the same build for both; it runs on the same machine and takes its share of the \
@@ -202,6 +202,10 @@ pub fn index(options: &Options, pairs: usize, done: &[Comparison<'_>]) -> String
          these. CPU is user and system time of the server's process by all that it was asked (and \
          delivered to watchers). Heap is the highest anonymous resident memory (RssAnon). Disk includes \
          what the logs have preallocated.\n\nLinux {}, {cores} cores; ringd: `{}`; etcd: `{}`.\n\n",
+        match options.members {
+            1 => "One member".to_owned(),
+            members => format!("{members} members"),
+        },
         kernel.trim(),
         options.ringd.display(),
         options.etcd.display(),

@@ -94,6 +94,7 @@ fn measure(options: &Options, shape: &Shape, binary: &Path) -> Result<Measured, 
     let plan = Plan {
         binary,
         args: shape.server_args,
+        members: options.members.into(),
         cpu: shape.is_pinned.then_some(0),
         folder: &options.out,
     };

@@ -72,6 +72,20 @@ fn words(line: &'static str) -> Vec<&'static str> {
     line.split_whitespace().collect()
 }
 
+/// The same for clusters: what pins a server to one core is about one member, and what is a target of
+/// one member is none of several that share the machine.
+pub fn of_clusters() -> Vec<Shape> {
+    let targets = |name: &str| match name {
+        "put-10x20" | "put-100x10" => vec![
+            Target::AtLeastTimes(Metric::Throughput, 5.0),
+            Target::AtMostTimes(Metric::P99, 1.0 / 3.0),
+        ],
+        _ => Vec::new(),
+    };
+    let both = all().into_iter().filter(|shape| shape.subjects == Subjects::Both);
+    both.map(|shape| Shape { targets: targets(shape.name), ..shape }).collect()
+}
+
 pub fn all() -> Vec<Shape> {
     use Metric::{Cpu, Heap, HeapPerWatcher, P50, P99, Throughput};
     use Target::{AtLeast, AtLeastTimes, AtMost, AtMostTimes, ThroughputOrCpu};
