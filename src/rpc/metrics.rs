@@ -4,13 +4,14 @@
 //! for. The shell adds what only it can measure: times of the disk, and the process.
 
 use prometheus::{
-    Encoder, Gauge, Histogram, HistogramOpts, IntCounter, IntCounterVec, Opts, Registry,
+    Encoder, Gauge, GaugeVec, Histogram, HistogramOpts, IntCounter, IntCounterVec, Opts, Registry,
     TextEncoder, exponential_buckets,
 };
 
 use super::Core;
 use super::method::{METHODS, Method};
 use crate::grpc::Code;
+use crate::node::SnapshotCounts;
 use crate::version;
 
 pub struct Metrics {
@@ -21,6 +22,7 @@ pub struct Metrics {
     health_success: IntCounter,
     health_failures: IntCounter,
     values: Vec<(Gauge, ReadValue)>,
+    of_transfers: Vec<GaugeVec>,
     open_connections: Gauge,
     /// Duration of one write of the log, in seconds.
     pub wal_fsync_seconds: Histogram,
@@ -66,24 +68,6 @@ const VALUES: &[Value] = &[
     }),
     ("etcd_server_leader_changes_seen_total", "Leaders seen.", |core| {
         core.node.leadership().changes as f64
-    }),
-    ("etcd_network_snapshot_send_success", "Snapshots that have arrived elsewhere.", |core| {
-        core.node.snapshot_counts().sent as f64
-    }),
-    ("etcd_network_snapshot_send_failures", "Snapshots that have not arrived.", |core| {
-        core.node.snapshot_counts().send_failed as f64
-    }),
-    ("etcd_network_snapshot_send_inflights_total", "Snapshots being sent.", |core| {
-        core.node.snapshot_counts().sending as f64
-    }),
-    ("etcd_network_snapshot_receive_success", "Snapshots received and installed.", |core| {
-        core.node.snapshot_counts().received as f64
-    }),
-    ("etcd_network_snapshot_receive_failures", "Snapshots not received whole.", |core| {
-        core.node.snapshot_counts().receive_failed as f64
-    }),
-    ("etcd_network_snapshot_receive_inflights_total", "Snapshots being received.", |core| {
-        core.node.snapshot_counts().receiving as f64
     }),
     ("etcd_server_quota_backend_bytes", "The quota of the store.", |core| {
         core.node.quota_bytes().unwrap_or(0) as f64
@@ -156,6 +140,18 @@ const VALUES: &[Value] = &[
     ("ringd_leases", "Leases.", |core| core.node.applier.lessor.len() as f64),
 ];
 
+/// Name, help, label and source of what is known of the transfers with each other member.
+type OfTransfers = (&'static str, &'static str, &'static str, fn(&SnapshotCounts) -> u64);
+
+const OF_TRANSFERS: &[OfTransfers] = &[
+    ("etcd_network_snapshot_send_success", "Snapshots that arrived.", "To", |c| c.sent),
+    ("etcd_network_snapshot_send_failures", "Snapshots that did not.", "To", |c| c.send_failed),
+    ("etcd_network_snapshot_send_inflights_total", "Being sent.", "To", |c| c.sending),
+    ("etcd_network_snapshot_receive_success", "Snapshots installed.", "From", |c| c.received),
+    ("etcd_network_snapshot_receive_failures", "Not received whole.", "From", |c| c.receive_failed),
+    ("etcd_network_snapshot_receive_inflights_total", "Being received.", "From", |c| c.receiving),
+];
+
 impl Metrics {
     /// `process` gives the metrics of the process whenever they are asked for.
     pub fn new(member_id: u64, process: Box<dyn Fn() -> String>) -> Metrics {
@@ -210,6 +206,12 @@ impl Metrics {
             version::CLUSTER_VERSION,
         )?;
         info("etcd_server_id", "The member's id.", "server_id", &format!("{member_id:x}"))?;
+        let of_transfers = OF_TRANSFERS.iter().map(|(name, help, label, _)| {
+            let gauges = GaugeVec::new(Opts::new(*name, *help), &[label])?;
+            registry.register(Box::new(gauges.clone()))?;
+            Ok(gauges)
+        });
+        let of_transfers = of_transfers.collect::<prometheus::Result<_>>()?;
         let values = VALUES.iter().map(|(name, help, value)| Ok((gauge(name, help)?, *value)));
         Ok(Metrics {
             started: METHODS
@@ -233,6 +235,7 @@ impl Metrics {
             health_success: counter("etcd_server_health_success", "Health checks that went well.")?,
             health_failures: counter("etcd_server_health_failures", "Health checks that failed.")?,
             values: values.collect::<prometheus::Result<_>>()?,
+            of_transfers,
             open_connections: gauge("ringd_connections", "Open connections.")?,
             wal_fsync_seconds: seconds(
                 "etcd_disk_wal_fsync_duration_seconds",
@@ -286,6 +289,18 @@ impl Core {
     pub(super) fn render_metrics(&self, connections: usize) -> String {
         for (gauge, value) in &self.metrics.values {
             gauge.set(value(self));
+        }
+        let counts = self.node.snapshot_counts_by_member();
+        for (gauges, (_, _, label, count)) in self.metrics.of_transfers.iter().zip(OF_TRANSFERS) {
+            let sends = *label == "To";
+            let concerns = |c: &SnapshotCounts| match sends {
+                true => c.sent + c.send_failed + c.sending > 0,
+                false => c.received + c.receive_failed + c.receiving > 0,
+            };
+            for (member, counts) in counts.iter().filter(|(_, counts)| concerns(counts)) {
+                let member = format!("{:x}", member.0);
+                gauges.with_label_values(&[&member]).set(count(counts) as f64);
+            }
         }
         self.metrics.open_connections.set(connections as f64);
         let mut text = Vec::new();

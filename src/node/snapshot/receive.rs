@@ -51,6 +51,10 @@ pub struct Incoming {
 }
 
 impl Incoming {
+    pub(super) fn from(&self) -> NodeId {
+        self.from
+    }
+
     pub(in super::super) fn is_installing(&self) -> bool {
         matches!(self.stage, Stage::Installing { .. })
     }
@@ -168,7 +172,7 @@ impl Node {
         let Some(incoming) = &mut self.incoming else { return };
         incoming.discard();
         let (from, transfer) = (incoming.from, incoming.number);
-        self.outgoing.counts.receive_failed += 1;
+        self.count_snapshot(from).receive_failed += 1;
         self.say_snapshot(from, SnapshotMessage::Over { transfer });
     }
 
@@ -181,7 +185,8 @@ impl Node {
                 if incoming.heard_ms + SNAPSHOT_SILENCE_MS < now_ms =>
             {
                 incoming.discard();
-                self.outgoing.counts.receive_failed += 1;
+                let from = incoming.from;
+                self.count_snapshot(from).receive_failed += 1;
             }
             Stage::Finishing => {
                 let Some(store) = &mut incoming.store else { return };
@@ -297,7 +302,7 @@ impl Node {
     /// The new store has the old one's name, durably: it is this member's state from here on.
     pub fn snapshot_installed(&mut self, now_ms: u64) -> Result<(), Corruption> {
         let incoming = self.incoming.take().expect("a snapshot is being installed");
-        let Incoming { store, deferred, .. } = incoming;
+        let Incoming { store, deferred, from, .. } = incoming;
         let store = store.expect("it is whole");
         let options = self.applier.options().clone();
         let member_id = self.options.metadata.member_id;
@@ -310,7 +315,7 @@ impl Node {
         self.applier.notices.extend([Notice::StateReplaced, Notice::MembersChanged]);
         // A checkpoint of the former store ends with it.
         self.background.checkpoint.finished(now_ms);
-        self.outgoing.counts.received += 1;
+        self.count_snapshot(from).received += 1;
         assert!(
             members::configuration(&self.applier).is_ok(),
             "the members of a snapshot and the configuration of its log disagree"

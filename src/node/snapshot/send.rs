@@ -3,7 +3,7 @@
 //! A pin keeps pages from being used again, so a transfer that does not get on is given up, and
 //! none lasts for ever. After that Raft finds the member still behind, and a younger one begins.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 
 use bytes::{Bytes, BytesMut};
 
@@ -48,7 +48,8 @@ pub struct Outgoing {
     /// Members that wait for their turn.
     waiting: VecDeque<NodeId>,
     last_number: u64,
-    pub(in super::super) counts: SnapshotCounts,
+    /// By the other end.
+    counts: BTreeMap<NodeId, SnapshotCounts>,
 }
 
 impl Outgoing {
@@ -137,13 +138,12 @@ impl Node {
         for to in over {
             self.end_snapshot(to, false);
         }
-        self.outgoing.counts.sending = self.outgoing.transfers.len() as u64;
     }
 
     fn end_snapshot(&mut self, to: NodeId, arrived: bool) {
         self.outgoing.transfers.retain(|transfer| transfer.to != to);
         self.raft.snapshot_finished(to, arrived);
-        let counts = &mut self.outgoing.counts;
+        let counts = self.count_snapshot(to);
         *(if arrived { &mut counts.sent } else { &mut counts.send_failed }) += 1;
     }
 
@@ -216,9 +216,35 @@ impl Node {
         self.outgoing.in_window()
     }
 
-    /// What the transfers of this start came to.
+    /// To be added to.
+    pub(super) fn count_snapshot(&mut self, other: NodeId) -> &mut SnapshotCounts {
+        self.outgoing.counts.entry(other).or_default()
+    }
+
+    /// What the transfers of this start came to, by the member at the other end.
+    pub fn snapshot_counts_by_member(&self) -> BTreeMap<NodeId, SnapshotCounts> {
+        let mut counts = self.outgoing.counts.clone();
+        for transfer in &self.outgoing.transfers {
+            counts.entry(transfer.to).or_default().sending += 1;
+        }
+        if let Some(incoming) = &self.incoming {
+            counts.entry(incoming.from()).or_default().receiving += 1;
+        }
+        counts
+    }
+
+    /// What they came to together.
     pub fn snapshot_counts(&self) -> SnapshotCounts {
-        SnapshotCounts { receiving: u64::from(self.incoming.is_some()), ..self.outgoing.counts }
+        let mut all = SnapshotCounts::default();
+        for counts in self.snapshot_counts_by_member().values() {
+            all.sent += counts.sent;
+            all.send_failed += counts.send_failed;
+            all.received += counts.received;
+            all.receive_failed += counts.receive_failed;
+            all.sending += counts.sending;
+            all.receiving += counts.receiving;
+        }
+        all
     }
 }
 
