@@ -225,7 +225,9 @@ impl Core {
     ) -> Result<(&'static Description, OpenCall, bool), RpcError> {
         let known = known_method(head)
             .ok_or_else(|| RpcError::with(Code::Unimplemented, method::unknown(&head.path)))?;
-        if known.kind != Kind::Unary && self.node.is_learner() {
+        // Of the streams, a learner serves the one that needs nothing but its own state.
+        let is_open_to_learners = known.kind == Kind::Unary || known.method == Method::Snapshot;
+        if !is_open_to_learners && self.node.is_learner() {
             return Err(error::NOT_FOR_LEARNER);
         }
         let version = fields.client_api_version;

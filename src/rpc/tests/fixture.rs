@@ -16,7 +16,7 @@ use crate::rpc::{ConnId, ListenerKind, Metrics, Options, PENDING_PROPOSALS_MAX, 
 use crate::store::{self, MemoryDisk};
 use wal::{SegmentId, SegmentSource};
 
-const MEMBER: u64 = 7;
+pub const MEMBER: u64 = 7;
 /// etcd's 5 s and two election timeouts.
 pub const REQUEST_TIMEOUT_MS: u64 = 7_000;
 
@@ -45,8 +45,13 @@ pub struct Bed {
 impl Bed {
     /// A server that has not led yet.
     pub fn new() -> Bed {
+        Bed::of([Member { id: MEMBER, ..Default::default() }])
+    }
+
+    /// The same in a cluster of more members, whose part the test plays.
+    pub fn of(members: impl IntoIterator<Item = Member>) -> Bed {
         let disk = MemoryDisk::new(256 << 20, &store::Options::default());
-        let cluster = Cluster::restore(1, [Member { id: MEMBER, ..Default::default() }]);
+        let cluster = Cluster::restore(1, members);
         let options = crate::apply::Options { lease_ttl_min_s: 2, joins: false };
         let applier = Applier::open(disk.open().unwrap(), cluster, MEMBER, options, 0).unwrap();
         let log = wal::recover(&mut NoSegments, &mut |_| {}).unwrap();
@@ -67,6 +72,7 @@ impl Bed {
             corrupt_check_ms: None,
             strict_reconfig_check: true,
             first_id: 1 << 32,
+            inflight_appends_max: 256,
             seed: 1,
         };
         let log = wal::Writer::new(wal::Options::default(), log);

@@ -4,5 +4,6 @@
 mod bounds;
 mod fixture;
 mod fuzz;
+mod leaders;
 mod matrix;
 mod plain;
