@@ -34,7 +34,10 @@ impl World {
         }
     }
 
-    fn inflict(&mut self, fault: Fault) {
+    pub fn inflict(&mut self, fault: Fault) {
+        if self.is_healed {
+            return;
+        }
         let ids = self.member_ids();
         let alone = ids.len() == 1;
         let id = self.victim();
@@ -92,9 +95,21 @@ impl World {
                 })
             }
         };
+        let is_change = matches!(fault, Fault::Add | Fault::Promote | Fault::Remove);
+        if done && is_change && self.nemesis.one_in(2) {
+            // Some members have applied the change by then, and others have not heard of it.
+            let at_us = self.now_us + self.nemesis.around(STRIKE_US);
+            self.plan(at_us, 0, Event::Strike);
+        }
         if done {
             self.trace.note(self.now_us, id, What::Fault(fault));
             *self.faults.entry(fault).or_default() += 1;
+        }
+    }
+
+    pub fn strike(&mut self) {
+        if let Some((_, leader)) = self.laws.last_leader().filter(|_| !self.is_healed) {
+            self.crash(leader);
         }
     }
 
@@ -173,19 +188,38 @@ impl World {
         self.members.insert(id, Member::new(id, self.seed, &self.odds, true));
         let at_us = self.now_us + self.nemesis.around(1_000_000);
         self.plan(at_us, id, Event::Start);
+        if self.nemesis.one_in(2) {
+            let at_us = at_us + self.nemesis.around(2_000_000);
+            self.plan(at_us, 0, Event::Promote);
+        }
         true
     }
 
     fn promote(&mut self) -> bool {
-        let members = self.truth.model.members.iter();
-        let learner = members.filter(|(_, is_learner)| **is_learner).map(|(id, _)| *id).next();
-        learner.is_some_and(|id| self.propose_change(Change::Promote(id)))
+        let mut members = self.truth.model.members.iter();
+        let Some((&id, _)) = members.find(|(_, is_learner)| **is_learner) else { return false };
+        let done = self.propose_change(Change::Promote(id));
+        if done && self.nemesis.one_in(2) {
+            // It does not hear that it is a voter before it is asked for its vote.
+            let mut links = Vec::new();
+            for other in self.member_ids().into_iter().filter(|other| *other != id) {
+                links.extend([(id, other), (other, id)]);
+            }
+            self.cut.extend(links.iter().copied());
+            let at_us = self.now_us + self.nemesis.around(2 * STRIKE_US);
+            self.plan(at_us, 0, Event::Strike);
+            self.plan(at_us + 1, 0, Event::Heal(links));
+        }
+        done
     }
 
     fn remove(&mut self, id: u64) -> bool {
         self.truth.model.members.len() > 1 && self.propose_change(Change::Remove(id))
     }
 }
+
+/// How long after a change of the members the leader crashes, if it does.
+const STRIKE_US: u64 = 40_000;
 
 /// Members at the same time, at most.
 const MEMBERS_MAX: usize = 8;

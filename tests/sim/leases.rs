@@ -12,6 +12,9 @@ const CLOCK_STEP_US: u64 = 1_100;
 
 struct Lease {
     ttl_s: i64,
+    /// When its client heard that it was granted. An id may be granted again after its lease has
+    /// ended: what was asked before this may be about the former one.
+    granted_us: u64,
     /// Until then, at least, it has to be there.
     alive_until_us: u64,
     revoked_us: Option<u64>,
@@ -36,12 +39,15 @@ impl Leases {
         least_us - CLOCK_STEP_US
     }
 
-    /// A client asked at `sent_us`, and `ttl_s` seconds were granted.
-    pub fn granted(&mut self, id: i64, ttl_s: i64, sent_us: u64) -> Check {
+    /// A client asked at `sent_us`, and hears now that `ttl_s` seconds were granted.
+    pub fn granted(&mut self, id: i64, ttl_s: i64, sent_us: u64, now_us: u64) -> Check {
         let alive_until_us = sent_us + self.least_us(ttl_s);
-        let lease =
-            self.leases.entry(id).or_insert(Lease { ttl_s, alive_until_us, revoked_us: None });
-        lease.alive_until_us = lease.alive_until_us.max(alive_until_us);
+        let is_there = |lease: &Lease| lease.revoked_us.is_none();
+        // The answer of a former life, if it comes that late.
+        if !self.leases.get(&id).is_some_and(is_there) {
+            let lease = Lease { ttl_s, granted_us: now_us, alive_until_us, revoked_us: None };
+            self.leases.insert(id, lease);
+        }
         Ok(())
     }
 
@@ -50,6 +56,9 @@ impl Leases {
         let alive_until_us = sent_us + self.least_us(ttl_s);
         // Granted by a request that was given up.
         let Some(lease) = self.leases.get_mut(&id) else { return Ok(()) };
+        if sent_us < lease.granted_us {
+            return Ok(());
+        }
         if ttl_s != lease.ttl_s {
             return Err(format!("lease {id:x} of {} s was renewed for {ttl_s} s", lease.ttl_s));
         }
@@ -95,11 +104,11 @@ mod tests {
     #[test]
     fn an_expiry_in_time_passes_and_an_early_one_is_found() {
         let mut leases = Leases::new(0);
-        leases.granted(1, 5, 10 * S).unwrap();
+        leases.granted(1, 5, 10 * S, 10 * S).unwrap();
         let early = leases.expired(1, 15 * S - CLOCK_STEP_US - 1);
         assert!(early.unwrap_err().contains("1 us too early"));
         leases.expired(1, 15 * S).unwrap();
-        leases.granted(2, 5, 10 * S).unwrap();
+        leases.granted(2, 5, 10 * S, 10 * S).unwrap();
         leases.renewed(2, 5, 14 * S).unwrap();
         assert!(leases.expired(2, 15 * S).is_err());
         leases.expired(2, 19 * S).unwrap();
@@ -108,7 +117,7 @@ mod tests {
     #[test]
     fn a_renewal_that_was_answered_although_the_lease_is_gone_is_found() {
         let mut leases = Leases::new(0);
-        leases.granted(1, 5, 0).unwrap();
+        leases.granted(1, 5, 0, 0).unwrap();
         leases.expired(1, 6 * S).unwrap();
         assert!(leases.renewed(1, 5, 4 * S).is_err());
         leases.renewed(1, 5, S).unwrap();
@@ -117,7 +126,7 @@ mod tests {
     #[test]
     fn a_clock_that_runs_fast_may_take_less() {
         let mut leases = Leases::new(100_000);
-        leases.granted(1, 11, 0).unwrap();
+        leases.granted(1, 11, 0, 0).unwrap();
         assert!(leases.expired(1, 10 * S - CLOCK_STEP_US - 1).is_err());
         leases.expired(1, 10 * S).unwrap();
     }
@@ -125,7 +134,19 @@ mod tests {
     #[test]
     fn a_renewal_for_another_time_is_found() {
         let mut leases = Leases::new(0);
-        leases.granted(1, 5, 0).unwrap();
+        leases.granted(1, 5, 0, 0).unwrap();
         assert!(leases.renewed(1, 4, 0).is_err());
+    }
+
+    #[test]
+    fn an_id_that_is_granted_again_is_another_lease() {
+        let mut leases = Leases::new(0);
+        leases.granted(1, 5, 0, S).unwrap();
+        leases.expired(1, 6 * S).unwrap();
+        leases.granted(1, 2, 7 * S, 8 * S).unwrap();
+        leases.renewed(1, 5, 3 * S).unwrap();
+        leases.renewed(1, 2, 8 * S).unwrap();
+        assert!(leases.renewed(1, 5, 8 * S).is_err());
+        assert!(leases.expired(1, 9 * S).is_err());
     }
 }

@@ -156,6 +156,7 @@ impl Member {
             corrupt_check_ms: self.odds.corrupt_check_ms,
             strict_reconfig_check: self.odds.strict_reconfig,
             first_id: self.id << 48 | self.incarnation << 24,
+            inflight_appends_max: self.odds.inflight_appends_max,
             seed: self.seed,
         };
         let (entries, bytes) = options.kept_log();

@@ -76,6 +76,7 @@ pub struct Odds {
     pub catch_up_entries: u64,
     pub corrupt_check_ms: Option<u64>,
     pub strict_reconfig: bool,
+    pub inflight_appends_max: usize,
 
     // Processes.
     pub turn_us: u64,
@@ -140,6 +141,7 @@ impl Odds {
             catch_up_entries: random.pick(&[0, 3, 30, 1_000]),
             corrupt_check_ms: random.pick(&[None, Some(1_000), Some(5_000)]),
             strict_reconfig: !random.one_in(4),
+            inflight_appends_max: random.pick(&[1, 3, 256]),
             turn_us: random.pick(&[0, 20, 500, 5_000]),
             skew_ppm: random.pick(&[0, 0, 1_000, 50_000]),
             fault_every_us: random.between(400_000, 8_000_000),

@@ -9,6 +9,8 @@ use crate::world::World;
 /// Seeds of an ordinary test run, and of one that has to have met everything.
 const SEEDS: u64 = 200;
 const SEEDS_FOR_ALL: u64 = 200;
+/// And of a long one that has to have met what is rare as well.
+const SEEDS_FOR_LONG: u64 = 5_000;
 
 /// Seeds from here on are those of long runs.
 const LONG: u64 = 1_000_000;
@@ -79,7 +81,68 @@ fn no_seed_breaks_a_promise() {
     }
     report.print(started.elapsed());
     if report.seeds >= SEEDS_FOR_ALL {
-        report.expect_alive();
+        report.expect_alive(false);
+    }
+}
+
+/// A quiet cluster of three, whose clients ask for something every second.
+fn quiet(snapshot_count: u64) -> World {
+    let odds = Odds {
+        members: 3,
+        loss: 0,
+        repeat: 0,
+        late: 0,
+        delay_us: (200, 2_000),
+        log_write_us: (100, 2_000),
+        store_op_us: (100, 2_000),
+        snapshot_count,
+        catch_up_entries: snapshot_count,
+        skew_ppm: 1_000,
+        fault_every_us: u64::MAX / 100,
+        clients: 3,
+        think_us: 1_000_000,
+        patience_us: 7_000_000,
+        ..Odds::of(1, 0)
+    };
+    World::new(1, odds)
+}
+
+#[test]
+fn a_member_that_was_cut_off_for_an_hour_comes_back_unnoticed() {
+    // With the log that it missed, and with the state in its place.
+    for snapshot_count in [100_000, 30] {
+        let mut world = quiet(snapshot_count);
+        world.run_until(5_000_000);
+        let (term, leader) = world.laws.last_leader().expect("a leader");
+        let lost = world.member_ids().into_iter().find(|id| *id != leader).expect("three members");
+        world.shunned = Some(lost);
+        for number in 1..=3 {
+            world.disconnect(number);
+        }
+        world.run_until(world.now_us + 20_000_000);
+        let failures = |world: &World| {
+            let kinds = ["requests given up", "requests refused", "connections broken"];
+            kinds.map(|kind| world.counts.get(kind).copied().unwrap_or_default())
+        };
+        let before = (failures(&world), world.history.unknown);
+        let writes = world.history.writes;
+        for other in world.member_ids().into_iter().filter(|id| *id != lost) {
+            world.cut.extend([(lost, other), (other, lost)]);
+        }
+        world.run_until(world.now_us + 3_600_000_000);
+        world.cut.clear();
+        world.run_until(world.now_us + 30_000_000);
+        assert!(world.history.writes > writes + 1_000, "{} writes", world.history.writes);
+        assert_eq!((failures(&world), world.history.unknown), before, "clients notice");
+        assert_eq!(world.laws.last_leader(), Some((term, leader)));
+        let committed = world.truth.committed();
+        for member in world.members.values() {
+            let node = &member.process.as_ref().expect("nobody ends").node;
+            assert_eq!(node.raft().term().0, term, "member {}", member.id);
+            assert!(node.applier.applied_index() + 10 > committed, "member {} lags", member.id);
+        }
+        let installed = world.counts.get("snapshots installed").copied().unwrap_or_default();
+        assert_eq!(installed > 0, snapshot_count == 30);
     }
 }
 
@@ -105,4 +168,7 @@ fn for_hours() {
         seed += 1;
     }
     report.print(started.elapsed());
+    if report.seeds >= SEEDS_FOR_LONG {
+        report.expect_alive(true);
+    }
 }

@@ -43,12 +43,6 @@ impl World {
     fn heal(&mut self) {
         self.is_healed = true;
         self.cut.clear();
-        // Who is no member, or never became one, is not waited for.
-        for id in self.member_ids() {
-            if !self.truth.model.members.contains_key(&id) {
-                self.retire(id);
-            }
-        }
         for id in self.member_ids() {
             let now_us = self.now_us;
             let member = self.members.get_mut(&id).expect("a member");
@@ -87,8 +81,19 @@ impl World {
         );
     }
 
+    /// Who is no member, or never became one, is not waited for. By now nobody is on the way to
+    /// become one.
+    fn retire_strangers(&mut self) {
+        for id in self.member_ids() {
+            if !self.truth.model.members.contains_key(&id) {
+                self.retire(id);
+            }
+        }
+    }
+
     /// Nothing is going on any more: all is as it must be.
     fn expect_rest(&mut self) {
+        self.retire_strangers();
         self.expect_no_ghosts();
         let wanted: Vec<u64> = self.truth.model.members.keys().copied().collect();
         assert_eq!(self.member_ids(), wanted, "seed {}: who is a member", self.seed);

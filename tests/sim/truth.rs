@@ -60,6 +60,8 @@ pub struct Truth {
     waiting: BTreeMap<u64, u64>,
     /// Leases that were revoked, in their order: lease and proposal.
     pub revoked: Vec<(i64, u64)>,
+    /// How often each id was granted.
+    grants: HashMap<i64, u64>,
 }
 
 /// The index of the entry that no log holds.
@@ -76,6 +78,7 @@ impl Truth {
             by_id: HashMap::new(),
             waiting: BTreeMap::new(),
             revoked: Vec::new(),
+            grants: HashMap::new(),
         }
     }
 
@@ -101,6 +104,11 @@ impl Truth {
             FOUNDING => Some(self.founded.clone()),
             index => self.applied(index).map(|applied| applied.summary.clone()),
         }
+    }
+
+    /// Whether a lease that was revoked has been granted again.
+    pub fn is_granted_again(&self, lease: i64) -> bool {
+        self.grants.get(&lease).is_some_and(|grants| *grants > 1)
     }
 
     pub fn index_of(&self, id: u64) -> Option<u64> {
@@ -212,6 +220,7 @@ impl Truth {
             }
             Request::LeaseGrant(request) => {
                 let ttl = model.lease_grant(request.id, request.ttl)?;
+                *self.grants.entry(request.id).or_default() += 1;
                 Ok(Answer::LeaseGrant { id: request.id, ttl })
             }
             Request::LeaseRevoke(request) => {

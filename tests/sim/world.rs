@@ -44,6 +44,10 @@ pub enum Event {
     Wake,
     Patience(OpId),
     Fault,
+    /// Whoever leads crashes.
+    Strike,
+    /// The learner that was added becomes a voter.
+    Promote,
     Heal(Vec<(u64, u64)>),
     DiskHasRoom,
 }
@@ -88,6 +92,8 @@ pub struct World {
     /// When the last message of each link arrives, where order is kept.
     arrivals: HashMap<(u64, u64), u64>,
     pub cut: HashSet<(u64, u64)>,
+    /// To whom no client connects.
+    pub shunned: Option<u64>,
     pub truth: Truth,
     pub history: History,
     pub laws: Laws,
@@ -132,6 +138,7 @@ impl World {
             next_conn: 1,
             arrivals: HashMap::new(),
             cut: HashSet::new(),
+            shunned: None,
             truth: Truth::new(odds.members, LEASE_TTL_MIN_S),
             history: History::default(),
             laws: Laws::default(),
@@ -206,13 +213,15 @@ impl World {
             }
             Event::SnapshotDone(incarnation, op) => self.snapshot_done(whose, incarnation, op),
             Event::Deliver(from, message) => self.deliver(whose, from, message),
-            Event::Ask(conn, ask) => self.input(whose, Input::Client(conn, ask)),
+            Event::Ask(conn, ask) => self.be_asked(whose, conn, ask),
             Event::Arrived(conn) => self.input(whose, Input::Arrived(conn)),
             Event::Start => self.start(whose),
             Event::Say(conn, say) => self.hear(whose, conn, say),
             Event::Wake => self.wake(whose),
             Event::Patience(op) => self.lose_patience(whose, op),
             Event::Fault => self.next_fault(),
+            Event::Strike => self.strike(),
+            Event::Promote => self.inflict(Fault::Promote),
             Event::Heal(links) => {
                 self.trace.note(self.now_us, 0, What::Heal);
                 for link in links {
@@ -377,7 +386,7 @@ impl World {
         };
         process.node.background(now_ms).expect("a sound store");
         // Reading a window takes no time here.
-        if process.node.scrub_window(now_ms).is_some() {
+        if process.output.scrub_window.take().is_some() {
             process.node.scrub(now_ms);
         }
         self.start_disk_ops(id);
@@ -716,6 +725,15 @@ impl World {
         self.plan(at_us, member, Event::Ask(conn, ask));
     }
 
+    fn be_asked(&mut self, id: u64, conn: Conn, ask: Ask) {
+        let is_running = self.members.get(&id).is_some_and(|member| member.process.is_some());
+        match self.conns.get(&conn) {
+            // Nobody listens there.
+            Some(&(client, _)) if !is_running => self.say(conn, client, id, Say::Closed),
+            _ => self.input(id, Input::Client(conn, ask)),
+        }
+    }
+
     /// What a member has to say goes on its way.
     fn speak(&mut self, id: u64) {
         let Some(process) = self.members.get_mut(&id).and_then(|m| m.process.as_mut()) else {
@@ -740,7 +758,8 @@ impl World {
     }
 
     fn connect(&mut self, number: u64) {
-        let ids = self.member_ids();
+        let mut ids = self.member_ids();
+        ids.retain(|id| Some(*id) != self.shunned);
         let client = &mut self.clients[number as usize - 1];
         let member = ids[client.random.index(ids.len())];
         let conn = self.next_conn;
@@ -756,7 +775,7 @@ impl World {
         }
     }
 
-    fn disconnect(&mut self, number: u64) {
+    pub fn disconnect(&mut self, number: u64) {
         if let Some((conn, member)) = self.client(number).conn.take() {
             self.conns.remove(&conn);
             self.ask(conn, member, Ask::Close);
@@ -828,7 +847,9 @@ impl World {
             Say::Told(op, told) => self.told(number, op, &told),
             Say::Renewed(op, ttl_s) => {
                 let Some(in_flight) = self.take_in_flight(number, op) else { return };
-                if let Some(lease) = in_flight.renews.filter(|_| ttl_s > 0) {
+                // Which of two leases it was that had the id, nobody can tell.
+                let is_one = |lease: &i64| ttl_s > 0 && !self.truth.is_granted_again(*lease);
+                if let Some(lease) = in_flight.renews.filter(is_one) {
                     let check = self.leases.renewed(lease, ttl_s, in_flight.sent_us);
                     self.demand(check);
                 }
@@ -862,8 +883,8 @@ impl World {
                 self.new_writes += 1;
             }
             if let Some((lease, ttl_s)) = in_flight.grants {
-                let check =
-                    self.leases.granted(lease, ttl_s.max(LEASE_TTL_MIN_S), in_flight.sent_us);
+                let ttl_s = ttl_s.max(LEASE_TTL_MIN_S);
+                let check = self.leases.granted(lease, ttl_s, in_flight.sent_us, self.now_us);
                 self.demand(check);
             }
             if let Some(lease) = in_flight.revokes {
