@@ -98,18 +98,26 @@ pub fn wrap_for(who: &auth::Identity, id: u64, kind: u32, request: &[u8]) -> Vec
 }
 
 /// Whether an entry is a compaction, without decoding its request.
-pub fn is_compaction(mut entry: &[u8]) -> bool {
+pub fn is_compaction(entry: &[u8]) -> bool {
+    request_of(entry, Kind::Compaction).is_some()
+}
+
+/// The lease that an entry grants, if it asks for one of its own choice.
+pub fn granted_lease(entry: &[u8]) -> Option<i64> {
+    LeaseGrantRequest::decode(request_of(entry, Kind::LeaseGrant)?).ok().map(|request| request.id)
+}
+
+/// The request in an entry, if it is of this kind.
+fn request_of(mut entry: &[u8], kind: Kind) -> Option<&[u8]> {
     while let Ok((field, WireType::LengthDelimited)) = decode_key(&mut entry) {
-        if field == Kind::Compaction as u32 {
-            return true;
+        let len = usize::try_from(decode_varint(&mut entry).ok()?).ok()?;
+        let (inner, rest) = entry.split_at_checked(len)?;
+        if field == kind as u32 {
+            return Some(inner);
         }
-        let Ok(len) = decode_varint(&mut entry) else { return false };
-        match usize::try_from(len).ok().and_then(|len| entry.get(len..)) {
-            Some(rest) => entry = rest,
-            None => return false,
-        }
+        entry = rest;
     }
-    false
+    None
 }
 
 /// Takes an entry apart. Byte strings are slices of `entry`.

@@ -178,6 +178,13 @@ pub const FLAGS: &[Flag] = {
             "Keeps clusters apart that have the same URLs.",
         ),
         obeyed(
+            "force-new-cluster",
+            Bool,
+            "false",
+            Unsafe,
+            "Start from the data directory as the only member of the cluster: for when the others are lost.",
+        ),
+        obeyed(
             "strict-reconfig-check",
             Bool,
             "true",
@@ -442,7 +449,6 @@ pub const FLAGS: &[Flag] = {
         not_yet("discovery-srv-name", Text, ""),
         not_yet("discovery-token", Text, ""),
         not_yet("enable-log-rotation", Bool, "false"),
-        not_yet("force-new-cluster", Bool, "false"),
         not_yet("host-whitelist", Text, "*"),
         not_yet("key-file", Text, ""),
         not_yet("listen-client-http-urls", Urls, ""),

@@ -103,6 +103,8 @@ pub struct Config {
     pub snapshot_count: u64,
     pub snapshot_catchup_entries: u64,
     pub strict_reconfig_check: bool,
+    /// The other members are lost for ever: this one is to go on without them.
+    pub force_new_cluster: bool,
     pub max_learners: usize,
     /// How often members compare their histories, if it was said.
     pub corrupt_check_ms: Option<u64>,
@@ -304,6 +306,7 @@ impl Config {
             },
             snapshot_catchup_entries: s.uint("snapshot-catchup-entries"),
             strict_reconfig_check: s.bool("strict-reconfig-check"),
+            force_new_cluster: s.bool("force-new-cluster"),
             max_learners: usize::try_from(s.int("max-learners")).unwrap_or(0),
             corrupt_check_ms: Some(duration_ms(&s, "corrupt-check-time")?).filter(|ms| *ms > 0),
             watch_progress_notify_interval_ms,

@@ -570,6 +570,7 @@ fn what_a_cluster_is_told_about_itself_is_obeyed() {
     let c = config(&[]);
     assert_eq!((c.snapshot_catchup_entries, c.max_learners), (5_000, 1));
     assert_eq!((c.strict_reconfig_check, c.corrupt_check_ms), (true, None));
+    assert!(!c.force_new_cluster && config(&["--force-new-cluster"]).force_new_cluster);
     let c = config(&[
         "--snapshot-catchup-entries=7",
         "--max-learners=3",

@@ -151,7 +151,7 @@ impl Node {
     }
 
     /// Bytes of the store's file to be read on another thread, before `scrub` is called for them.
-    pub fn scrub_window(&mut self, now_ms: u64) -> Option<Range<u64>> {
+    pub(super) fn scrub_window(&mut self, now_ms: u64) -> Option<Range<u64>> {
         self.background.scrub.window(&self.applier.store, now_ms)
     }
 

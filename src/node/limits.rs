@@ -16,6 +16,10 @@ pub const APPLY_BYTES_MAX: usize = 256 << 10;
 /// much as a leader takes that is not committed (`raft::limits::UNCOMMITTED_BYTES_MAX`).
 pub const FORWARDED_BYTES_MAX: usize = 64 << 20;
 
+/// Bytes of entries that wait for the disk of a leader while others commit them: what may be
+/// uncommitted (`raft::limits::UNCOMMITTED_BYTES_MAX`), and as much again.
+pub const LOG_PENDING_BYTES_MAX: usize = 128 << 20;
+
 /// Entries in memory behind the applied index, beyond which the older half goes even if a follower
 /// may still want it. Above what can be uncommitted, far below what a small machine has.
 pub const LOG_KEPT_BYTES_MAX: usize = 128 << 20;

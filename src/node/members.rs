@@ -10,7 +10,7 @@ use smallvec::smallvec;
 
 use super::message::Refusal;
 use super::proposals::{ProposeError, refusal_of};
-use super::{Node, OpenError};
+use super::{Node, OpenError, Output};
 use crate::apply::{Applier, Outcome};
 use crate::membership::{Change, ChangeError, ProposedChange};
 use crate::raft::{
@@ -178,6 +178,60 @@ impl Node {
         let encoded = configuration.encode();
         self.forget_strangers();
         self.applier.apply_change(index, term, &proposed, &encoded)
+    }
+
+    /// Makes this member the only one of its cluster, for when the others are lost for ever. As etcd
+    /// does it: what is known to be committed is applied, what follows in the log is dropped, and
+    /// changes that remove the others are taken for committed. Those of them that come back are told
+    /// that they were removed.
+    pub(super) fn force_new_cluster(&mut self) -> Result<(), Corruption> {
+        let id = self.raft.id();
+        if self.applier.applied_index() == 0 {
+            // It has not joined any cluster yet.
+            return Ok(());
+        }
+        self.apply_all()?;
+        if self.raft.configuration().is_sole_voter(id) {
+            // Nobody else was asked for anything in this log: all of it is committed.
+            self.raft.commit_all();
+            self.apply_all()?;
+        }
+        let discarded = self.raft.discard_uncommitted();
+        self.raft.enter_next_term();
+        if self.raft.configuration().is_joint() {
+            self.raft.force_conf_change(&ConfChange::leave());
+            self.apply_all()?;
+        }
+        let own = self.applier.cluster.member(id.0).filter(|member| member.is_learner);
+        let promoted = own.map(|own| Change::Promote(own.id));
+        let others: Vec<u64> = self.peers().map(|(id, _)| id.0).collect();
+        tracing::warn!(
+            commit_index = self.raft.commit_index().0,
+            discarded_entries = discarded,
+            removed_members = others.len(),
+            "forcing a new cluster of this member alone"
+        );
+        for change in promoted.into_iter().chain(others.into_iter().map(Change::Remove)) {
+            let step = step_of(&self.applier, &change);
+            let context = ProposedChange { proposal: 0, change }.encode().into();
+            let forced = ConfChange { steps: smallvec![step], context, ..ConfChange::default() };
+            self.raft.force_conf_change(&forced);
+            self.apply_all()?;
+        }
+        self.raft.campaign();
+        Ok(())
+    }
+
+    /// Applies what is committed, at a start at which nobody waits for anything.
+    fn apply_all(&mut self) -> Result<(), Corruption> {
+        let mut output = Output::default();
+        loop {
+            self.advance_raft();
+            if self.committed.is_empty() {
+                return Ok(());
+            }
+            self.apply_committed(self.now_ms, &mut output)?;
+        }
     }
 
     /// Whether this member was removed, and has no more to say.

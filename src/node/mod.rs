@@ -31,7 +31,8 @@ mod snapshot;
 #[cfg(test)]
 mod tests;
 
-use std::collections::VecDeque;
+use std::collections::{BTreeSet, VecDeque};
+use std::ops::Range;
 
 use prost::Message;
 
@@ -47,9 +48,10 @@ pub use scrub::ScrubCounts;
 pub use snapshot::{SnapshotCounts, SnapshotOp};
 
 use crate::apply::envelope::{self, Kind};
-use crate::apply::{Applier, Notice, Outcome};
+use crate::apply::{Applier, FOUNDING_INDEX, Notice, Outcome};
 use crate::lease::LeaseId;
 use crate::mutants::{self, Mutant};
+use crate::mvcc::MvccError;
 use crate::proto::etcdserverpb::{
     AlarmRequest, AlarmType, CompactionRequest, LeaseRevokeRequest, alarm_request::AlarmAction,
 };
@@ -97,6 +99,8 @@ pub struct Options {
     /// Start of the ids of proposals and leases: differs from one start of a process to the next,
     /// and from one member to the other.
     pub first_id: u64,
+    /// Messages with entries on their way to one follower.
+    pub inflight_appends_max: usize,
     /// Seed of the randomized election timeouts.
     pub seed: u64,
 }
@@ -133,6 +137,8 @@ pub struct Output {
     pub refusals: Vec<(u64, Refusal)>,
     /// To be sent at once. Each may be lost; those to one member should keep their order.
     pub messages: Vec<(NodeId, PeerMessage)>,
+    /// Bytes of the store's file to be read on another thread, before `Node::scrub` is called.
+    pub scrub_window: Option<Range<u64>>,
 }
 
 pub struct Node {
@@ -140,8 +146,10 @@ pub struct Node {
     raft: Raft,
     log: wal::Writer,
     options: Options,
-    /// Batches of the log that Raft waits for, oldest first.
-    in_log: VecDeque<(wal::BatchSeq, Token)>,
+    /// Batches of the log that Raft waits for, oldest first, and since when.
+    in_log: VecDeque<(wal::BatchSeq, Token, u64)>,
+    /// Not before that time is leadership left again for a disk that stands still.
+    next_handover_ms: u64,
     /// Committed entries that were not applied yet.
     committed: VecDeque<Entry>,
     /// Reads that wait for an applied index.
@@ -206,23 +214,32 @@ impl Node {
         }
         let is_sole_voter =
             applier.cluster.voters().all(|member| member.id == options.metadata.member_id);
-        if is_sole_voter {
+        let forces_new_cluster = recovered.forces_new_cluster;
+        if is_sole_voter && !forces_new_cluster {
             recovered.expect_end()?;
         }
         let mut hard_state = recovered.hard_state();
+        let is_given_up = recovered.is_given_up();
         let (start, entries) = recovered.into_log()?;
         let applied = applier.applied_index();
         // A commit index may be behind what a checkpoint has made durable: it is written lazily.
         hard_state.commit = LogIndex(hard_state.commit.0.max(applied));
-        hard_state.term = Term(hard_state.term.0.max(applier.applied_term()));
+        if applied == FOUNDING_INDEX {
+            hard_state.term = Term(hard_state.term.0.max(applier.applied_term()));
+        }
 
         log.set_preamble(METADATA, 0, &record::encode_metadata(options.metadata));
         log.set_preamble(HARD_STATE, 0, &record::encode_hard_state(&hard_state));
+        if is_given_up {
+            log.append(SNAPSHOT, 0, &[&record::encode_snapshot(start)]);
+        }
 
         let config = raft::Config {
             election_ticks: (options.election_ms / options.heartbeat_ms).max(2) as u32,
             seed: options.seed,
             incarnation: options.first_id,
+            apply_unpersisted: true,
+            inflight_appends_max: options.inflight_appends_max,
             ..raft::Config::new(NodeId(options.metadata.member_id))
         };
         let configuration = members::configuration(&applier)?;
@@ -235,7 +252,7 @@ impl Node {
             entries,
             LogIndex(applied),
         )?;
-        if is_alone {
+        if is_alone && !forces_new_cluster {
             raft.campaign();
         }
         let mut background = Background::new(options.defrag_threshold_percent, now_ms);
@@ -245,7 +262,7 @@ impl Node {
         }
         let lease_questions = LeaseQuestions::new(options.first_id);
         let hash_check = HashCheck::new(options.corrupt_check_ms, now_ms, options.first_id);
-        Ok(Node {
+        let mut node = Node {
             compactor: Compactor::new(options.retention, now_ms),
             background,
             next_id: options.first_id,
@@ -255,6 +272,7 @@ impl Node {
             log,
             options,
             in_log: VecDeque::new(),
+            next_handover_ms: now_ms,
             committed: VecDeque::new(),
             reads: VecDeque::new(),
             lost_reads: Vec::new(),
@@ -276,7 +294,12 @@ impl Node {
             nospace_retry_ms: 0,
             publish_retry_ms: 0,
             log_retry_ms: None,
-        })
+        };
+        if forces_new_cluster {
+            node.force_new_cluster()
+                .map_err(|corruption| OpenError::State(MvccError::Corruption(corruption)))?;
+        }
+        Ok(node)
     }
 
     pub fn raft(&self) -> &Raft {
@@ -398,6 +421,7 @@ impl Node {
         if self.log_retry_ms.take_if(|at_ms| *at_ms <= now_ms).is_some() {
             self.log.retry_space();
         }
+        self.leave_a_stalled_disk();
         self.publish();
         self.expire_leases(now_ms);
         self.auto_compact(now_ms);
@@ -415,6 +439,7 @@ impl Node {
         self.conclude_leases(output);
         output.refusals.append(&mut self.refusals);
         output.messages.append(&mut self.messages);
+        output.scrub_window = output.scrub_window.take().or_else(|| self.scrub_window(now_ms));
         if output.notices.contains(&Notice::AlarmsChanged) {
             self.nospace_retry_ms = 0;
         }
@@ -428,7 +453,7 @@ impl Node {
         }
         let mut deadline = self.next_tick_ms.min(self.background_deadline(now_ms));
         // Others only watch their leases: they would look for ever at one that has expired.
-        let leases = self.applier.lessor.next_deadline().filter(|_| self.raft.is_leader());
+        let leases = self.applier.lessor.next_deadline().filter(|_| self.may_expire_leases());
         for other in [self.compactor.next_deadline(), leases, self.log_retry_ms] {
             deadline = deadline.min(other.unwrap_or(u64::MAX));
         }
@@ -442,14 +467,57 @@ impl Node {
         // A late turn counts as one tick: a burst of them would look like a lost leader.
         self.next_tick_ms = now_ms + self.options.heartbeat_ms;
         self.raft.tick();
+        let (configuration, id) = (self.raft.configuration(), self.raft.id());
+        // Who is alone has committed all that is in its log.
+        if self.in_log.is_empty() && !configuration.is_sole_voter(id) {
+            self.raft.save_commit();
+        }
+    }
+
+    /// While the others are a majority, a leader needs no disk of its own to commit. But what it has
+    /// not written piles up, and one more member that fails would stop the cluster: after an election
+    /// timeout it gives way to a member whose disk works.
+    fn leave_a_stalled_disk(&mut self) {
+        let now_ms = self.now_ms;
+        let stalls = self
+            .in_log
+            .front()
+            .is_some_and(|(_, _, since_ms)| since_ms + self.options.election_ms <= now_ms);
+        if !stalls || now_ms < self.next_handover_ms || !self.raft.is_accepting() {
+            return;
+        }
+        let Some(to) = self.successor() else { return };
+        if self.raft.matched(to) > Some(self.raft.persisted_index())
+            && self.raft.transfer_leadership(to).is_ok()
+        {
+            self.next_handover_ms = now_ms + 2 * self.options.election_ms;
+            tracing::warn!(
+                to = format!("{:x}", to.0),
+                "the disk of the log stands still; leadership goes to another member"
+            );
+        }
+    }
+
+    /// A new leader gives leases more time before it looks at any. And what another leader would append
+    /// for this one could end a lease that it has renewed.
+    fn may_expire_leases(&self) -> bool {
+        self.raft.is_accepting() && self.leadership.led_term == self.raft.term()
     }
 
     fn expire_leases(&mut self, now_ms: u64) {
-        // A new leader gives them more time before it looks at any.
-        if !self.raft.is_leader() || self.leadership.led_term != self.raft.term() {
+        if !self.may_expire_leases() {
             return;
         }
-        for LeaseId(id) in self.applier.lessor.expired(now_ms, LEASE_REVOKES_PER_TURN) {
+        let expired = self.applier.lessor.expired(now_ms, LEASE_REVOKES_PER_TURN);
+        if expired.is_empty() {
+            return;
+        }
+        // Who ends a lease, or has ended it, can grant its id anew before that is applied here. To
+        // revoke the id behind that would end another lease.
+        let unapplied = self.raft.unapplied();
+        let granted: BTreeSet<i64> =
+            unapplied.filter_map(|entry| envelope::granted_lease(&entry.data)).collect();
+        for LeaseId(id) in expired.into_iter().filter(|lease| !granted.contains(&lease.0)) {
             let request = LeaseRevokeRequest { id }.encode_to_vec();
             let root = self.applier.auth.root();
             // A refused proposal is made again: the lessor hands the lease out once more.
@@ -530,7 +598,7 @@ impl Node {
             Some(_) if mutants::is_on(Mutant::DurableBeforeWritten) => {
                 self.raft.persisted(persist.token);
             }
-            Some(batch) => self.in_log.push_back((batch, persist.token)),
+            Some(batch) => self.in_log.push_back((batch, persist.token, self.now_ms)),
             None => self.raft.persisted(persist.token),
         }
     }
@@ -627,7 +695,7 @@ impl Node {
 
     pub fn log_op_done(&mut self, op: wal::OpId) {
         let Some(durable) = self.log.op_done(op) else { return };
-        while let Some(&(batch, token)) = self.in_log.front() {
+        while let Some(&(batch, token, _)) = self.in_log.front() {
             if batch > durable {
                 break;
             }

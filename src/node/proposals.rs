@@ -12,7 +12,7 @@ use std::collections::{BTreeMap, VecDeque};
 
 use bytes::Bytes;
 
-use super::limits::{FORWARDED_BYTES_MAX, TAKEN_IDS_MAX};
+use super::limits::{FORWARDED_BYTES_MAX, LOG_PENDING_BYTES_MAX, TAKEN_IDS_MAX};
 use super::message::{PeerMessage, Refusal};
 use super::{Node, Output};
 use crate::apply::Outcome;
@@ -198,7 +198,7 @@ impl Node {
         entry: Bytes,
     ) -> Result<(), ProposeError> {
         if kind == EntryKind::Normal && self.raft.is_accepting() {
-            if self.raft.propose(entry).is_err() {
+            if self.is_log_behind() || self.raft.propose(entry).is_err() {
                 return Err(ProposeError::TooManyRequests);
             }
             self.proposals.insert(id, self.now_ms, None);
@@ -238,9 +238,16 @@ impl Node {
     /// Appends a proposal of any member to the log, if this one leads.
     fn append(&mut self, kind: EntryKind, entry: Bytes) -> Result<(), Refusal> {
         match kind {
+            EntryKind::Normal if self.is_log_behind() => Err(Refusal::TooManyRequests),
             EntryKind::Normal => self.raft.propose(entry).map(drop).map_err(refusal_of),
             EntryKind::ConfChange => self.append_change(&entry),
         }
+    }
+
+    /// Whether this member's disk is so far behind that nothing more may wait for it. A majority of
+    /// the others may commit without it; but all that is not written here is kept in memory.
+    fn is_log_behind(&self) -> bool {
+        self.log.pending_bytes() > LOG_PENDING_BYTES_MAX
     }
 
     /// A proposal of another member.

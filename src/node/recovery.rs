@@ -4,7 +4,10 @@
 //! A snapshot that was installed replaces the log. Its record says so in the log; but the store gets
 //! its name before that record is durable. So a crash between the two leaves a store that the log
 //! knows nothing of, and what follows the store's applied index in the log is of a history that was
-//! given up. It is told by the entry at that very index: another term, or none at all.
+//! given up. It is told by the entry at that very index: another term, or none at all. The same is
+//! found where the store has applied, and made durable, what others have and the own log has not yet.
+//! Then a new record says where the log goes on, before anything is appended behind the old end:
+//! else the next start would take what was given up and what came after for one history.
 
 use std::collections::VecDeque;
 
@@ -49,6 +52,8 @@ pub struct Recovered {
     entries: VecDeque<Entry>,
     /// The entry at the applied index is not the one that was applied.
     is_void: bool,
+    /// The other members are lost for ever: this one is to go on without them.
+    pub(super) forces_new_cluster: bool,
     /// The newest entry or snapshot.
     last: u64,
     error: Option<OpenError>,
@@ -66,9 +71,15 @@ impl Recovered {
             hard_state: HardState::default(),
             entries: VecDeque::new(),
             is_void: false,
+            forces_new_cluster: false,
             last: 0,
             error: None,
         }
+    }
+
+    /// The member is to be the only one of its cluster from now on (`--force-new-cluster`).
+    pub fn forcing_new_cluster(self) -> Recovered {
+        Recovered { forces_new_cluster: true, ..self }
     }
 
     /// Index of the newest entry in the log; 0 if there is none.
@@ -167,13 +178,22 @@ impl Recovered {
         HardState { commit: self.hard_state.commit.min(end), ..self.hard_state }
     }
 
+    /// Whether the log holds entries, and they do not lead to the store's state: where the log goes on
+    /// after it has to be written down first.
+    pub(super) fn is_given_up(&self) -> bool {
+        self.is_void || (!self.entries.is_empty() && !self.reaches_applied())
+    }
+
+    fn reaches_applied(&self) -> bool {
+        self.entries.back().is_some_and(|last| last.index >= self.applied.index)
+    }
+
     /// The log as Raft takes it up: where it begins, and what it holds.
     pub(super) fn into_log(mut self) -> Result<(LogPosition, Vec<Entry>), OpenError> {
         if let Some(error) = self.error {
             return Err(error);
         }
-        let reaches = self.entries.back().is_some_and(|last| last.index >= self.applied.index);
-        if self.is_void || !reaches {
+        if self.is_void || !self.reaches_applied() {
             return Ok((self.applied, Vec::new()));
         }
         let start = match self.entries.pop_front_if(|first| first.index <= self.applied.index) {
@@ -248,6 +268,28 @@ mod tests {
         recovered.visit(SNAPSHOT, 0, Bytes::copy_from_slice(&record));
         visit(&mut recovered, 31, 6);
         assert_eq!(log(recovered), (30, vec![(31, 6)]));
+    }
+
+    #[test]
+    fn what_was_given_up_is_told_from_what_came_after_by_a_record_between_them() {
+        for others in [1..=6, 1..=40] {
+            let applied = (30, 5);
+            let mut recovered = Recovered::new(applied, 100, 1 << 20);
+            others.clone().for_each(|index| visit(&mut recovered, index, 4));
+            assert!(recovered.is_given_up());
+            let position = LogPosition { index: LogIndex(30), term: Term(5) };
+            let record = record::encode_snapshot(position);
+            let mut again = Recovered::new(applied, 100, 1 << 20);
+            others.for_each(|index| visit(&mut again, index, 4));
+            again.visit(SNAPSHOT, 0, Bytes::copy_from_slice(&record));
+            assert!(!again.is_given_up());
+            visit(&mut again, 31, 5);
+            assert_eq!(log(again), (30, vec![(31, 5)]));
+        }
+        let mut sound = Recovered::new((3, 1), 100, 1 << 20);
+        assert!(!sound.is_given_up());
+        (1..=3).for_each(|index| visit(&mut sound, index, 1));
+        assert!(!sound.is_given_up());
     }
 
     #[test]

@@ -4,6 +4,7 @@
 mod bed;
 mod cluster;
 mod crashes;
+mod disasters;
 #[cfg(feature = "mutants")]
 mod mutants;
 
@@ -83,6 +84,7 @@ struct Bed {
     joins: bool,
     /// Applied entries between two cuts of the log, and those that stay.
     log_kept: (u64, u64),
+    forces_new_cluster: bool,
     defrag_threshold_percent: u32,
 }
 
@@ -112,6 +114,7 @@ impl Bed {
             founding,
             joins,
             log_kept: (100, 50),
+            forces_new_cluster: false,
             defrag_threshold_percent: 0,
         }
     }
@@ -132,7 +135,7 @@ impl Bed {
         while self.node().scrub_counts().passes == passes {
             self.turn();
             let now_ms = self.now_ms;
-            if self.node().scrub_window(now_ms).is_some() {
+            if self.output.scrub_window.take().is_some() {
                 self.node().scrub(now_ms);
             }
         }
@@ -148,6 +151,9 @@ impl Bed {
         let applier = Applier::open(store, cluster, member, options, self.now_ms).unwrap();
         let applied = (applier.applied_index(), applier.applied_term());
         let mut recovered = Recovered::new(applied, self.log_kept.1 as usize, 1 << 20);
+        if self.forces_new_cluster {
+            recovered = recovered.forcing_new_cluster();
+        }
         let log = wal::recover(&mut self.log, &mut |record| {
             recovered.visit(record.kind, record.index, record.bytes());
         })
@@ -171,6 +177,7 @@ impl Bed {
             strict_reconfig_check: true,
             defrag_threshold_percent: self.defrag_threshold_percent,
             first_id: self.id << 48 | self.starts << 32,
+            inflight_appends_max: 256,
             seed: self.starts,
         };
         let log = wal::Writer::new(small, log);

@@ -17,9 +17,9 @@ pub struct Config {
     /// Differs at each start of the process, so that answers to reads of an earlier life are told
     /// apart.
     pub incarnation: u64,
-    /// Hand out committed entries before they are durable here (they are durable on a quorum). The
-    /// caller must then never make its state durable ahead of its own log, that is, beyond
-    /// `persisted_index`.
+    /// Hand out committed entries before they are durable here (they are durable on a quorum). A
+    /// caller whose durable state gets ahead of its own log by this has to start with a log that
+    /// begins at that state, as after a snapshot: the log's own end is of no use any more.
     pub apply_unpersisted: bool,
     /// Bytes of entries in one `Append`. A single entry may be larger.
     pub append_bytes_max: usize,

@@ -166,8 +166,9 @@ impl Raft {
         }
         let start = LogPosition { index: log_start.0, term: log_start.1 };
         let HardState { term, vote, commit } = hard_state;
-        // A cluster that begins at a start position begins in its term.
-        let term = term.max(start.term);
+        // A cluster that begins at a start position begins in its term, and who has given a vote has
+        // given it in an earlier one.
+        let (term, vote) = if start.term > term { (start.term, None) } else { (term, vote) };
         let log = Log::restore(start, entries, commit, applied, term)?;
 
         let mut random = Random::of(config.seed, [config.id.0, config.incarnation]);

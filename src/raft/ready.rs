@@ -67,6 +67,8 @@ pub(super) struct Durability {
     hard_state_in: Token,
     /// As last given out, or found on the disk.
     hard_state: HardState,
+    /// The next `Persist` is to hold the commit index, whatever else it holds.
+    is_commit_wanted: bool,
     /// In the order of tokens.
     held: VecDeque<(Token, Held)>,
 }
@@ -78,6 +80,7 @@ impl Durability {
             persisted: Token(0),
             hard_state_in: Token(0),
             hard_state,
+            is_commit_wanted: false,
             held: VecDeque::new(),
         }
     }
@@ -178,10 +181,18 @@ impl Raft {
         !self.is_hard_state_unhanded() && self.durability.hard_state_in <= self.durability.persisted
     }
 
-    /// A commit index alone is not worth a write; it goes along with the next one.
+    /// Asks for a `Persist` if the commit index has risen since the last one.
+    pub fn save_commit(&mut self) {
+        self.durability.is_commit_wanted = self.log.commit() > self.durability.hard_state.commit;
+    }
+
+    /// A commit index alone is not worth a write; it goes along with the next one, or when the caller
+    /// has nothing better to do.
     fn take_persist(&mut self) -> Option<Persist> {
         let is_urgent = self.is_hard_state_unhanded();
-        if !is_urgent && !self.log.has_unhanded() && self.unhanded_snapshot.is_none() {
+        let is_commit_wanted = std::mem::take(&mut self.durability.is_commit_wanted);
+        let has_news = self.log.has_unhanded() || self.unhanded_snapshot.is_some();
+        if !is_urgent && !has_news && !is_commit_wanted {
             return None;
         }
         let token = self.durability.next;

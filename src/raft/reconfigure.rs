@@ -52,6 +52,42 @@ impl Raft {
         self.pending_conf_index
     }
 
+    /// Ends what follows the commit index, which nobody will ever commit: the other members are lost.
+    /// Returns how many entries that were.
+    pub fn discard_uncommitted(&mut self) -> u64 {
+        assert_eq!(self.role, Role::Follower, "a member that has just been started");
+        let (last, commit) = (self.log.last().index, self.log.commit());
+        if last > commit {
+            self.log.truncate(commit);
+        }
+        last.0 - commit.0
+    }
+
+    /// Takes all of the log for committed. For the only voter that ever was asked for what follows
+    /// the commit index.
+    pub fn commit_all(&mut self) {
+        assert_eq!(self.role, Role::Follower, "a member that has just been started");
+        self.log.commit_to(self.log.last().index);
+    }
+
+    /// Appends a change of the configuration, and takes it for committed although no quorum has it.
+    /// That breaks all that the paper proves, unless none of the others is ever heard of again.
+    pub fn force_conf_change(&mut self, change: &ConfChange) -> LogIndex {
+        assert_eq!(self.role, Role::Follower, "a member that has just been started");
+        assert_eq!(self.log.last().index, self.log.commit(), "nothing is uncommitted");
+        let index = self.append_entry(EntryKind::ConfChange, change.encode());
+        self.uncommitted_bytes = 0;
+        self.log.commit_to(index);
+        index
+    }
+
+    /// Begins a term of its own for what is forced, in which no lost leader can have appended
+    /// anything that was ever seen here.
+    pub fn enter_next_term(&mut self) {
+        let term = self.term.next();
+        self.become_follower(term, None);
+    }
+
     /// Puts into effect the change that `ready` gave out last, in the entry at `index`; all entries
     /// up to there are applied with this. An error says that the change is impossible; then nothing
     /// changes, here as everywhere, and the entry counts as applied.

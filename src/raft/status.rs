@@ -57,6 +57,11 @@ impl Raft {
         self.role == Role::Leader && self.transfer.is_none() && self.steps_down_after.is_none()
     }
 
+    /// The entries behind the applied index, committed or not.
+    pub fn unapplied(&self) -> impl Iterator<Item = &super::Entry> {
+        self.log.range(self.log.applied().next(), self.log.last().index)
+    }
+
     /// At a leader: how far the log of another member is known to equal its own.
     pub fn matched(&self, id: NodeId) -> Option<LogIndex> {
         self.progress.iter().find(|progress| progress.id == id).map(|progress| progress.matched)

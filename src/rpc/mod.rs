@@ -464,8 +464,9 @@ impl Server {
         self.core.node.store_op_done(op, now_ms);
     }
 
-    pub fn scrub_window(&mut self, now_ms: u64) -> Option<std::ops::Range<u64>> {
-        self.core.node.scrub_window(now_ms)
+    /// Bytes of the store's file to be read on another thread before `scrub` is called.
+    pub fn take_scrub_window(&mut self) -> Option<std::ops::Range<u64>> {
+        self.core.output.scrub_window.take()
     }
 
     pub fn scrub(&mut self, now_ms: u64) {

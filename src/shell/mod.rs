@@ -53,6 +53,7 @@ mod uring;
 mod warm;
 
 use crate::config::Config;
+use crate::node::StopReason;
 use crate::rpc::ListenerKind;
 use clock::Clock;
 use data_dir::DataDir;
@@ -194,7 +195,13 @@ async fn run_until_stopped(core: &Rc<Core>, bound: Vec<Bound>) -> Result<(), Str
     let mut outcome = Ok(());
     core.run(|core| {
         if let Some(reason) = core.stop_reason() {
-            outcome = Err(reason.to_string());
+            // As etcd has it: 0 for who is removed while it serves, 1 for who finds it out at a start.
+            if reason == StopReason::Removed && clients.is_empty() {
+                tracing::warn!(error = %reason, "server error");
+                tracing::warn!("data-dir used by this member must be removed");
+            } else {
+                outcome = Err(reason.to_string());
+            }
             return Ended::Yes;
         }
         if core.is_stopping() {

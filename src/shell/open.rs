@@ -19,7 +19,7 @@ use crate::config::{AuthToken, AutoCompaction, Config};
 use crate::h2;
 use crate::node::{self, Metadata, Node, Retention};
 use crate::peer::Identity;
-use crate::raft::NodeId;
+use crate::raft::{self, NodeId};
 use crate::rpc::{self, AuthOptions, Metrics, Server, TokenKind};
 use crate::store::{self, Map, Store};
 use std::fs::File;
@@ -76,6 +76,9 @@ pub fn server(
     let applied = applier.applied_index();
     let (entries, bytes) = options.kept_log();
     let mut recovered = node::Recovered::new((applied, applier.applied_term()), entries, bytes);
+    if config.force_new_cluster {
+        recovered = recovered.forcing_new_cluster();
+    }
     let log = wal::recover(&mut segments, &mut |record| {
         recovered.visit(record.kind, record.index, record.bytes());
     })
@@ -157,6 +160,7 @@ pub(super) fn node_options(config: &Config, metadata: Metadata, seed: u64) -> no
         },
         defrag_threshold_percent: config.defrag_threshold_percent,
         first_id: first_id(metadata.member_id, unix_ms()),
+        inflight_appends_max: raft::limits::INFLIGHT_APPENDS_MAX,
         seed,
     }
 }

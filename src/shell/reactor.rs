@@ -315,7 +315,7 @@ impl Core {
             let core = self.clone();
             glommio::spawn_local(async move { core.write_store(writes).await }).detach();
         }
-        let window = self.server.borrow_mut().scrub_window(self.clock.now_ms());
+        let window = self.server.borrow_mut().take_scrub_window();
         if let Some(range) = window {
             let core = self.clone();
             let look = async move {

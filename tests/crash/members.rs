@@ -2,11 +2,15 @@
 
 use std::process::Command;
 use std::sync::atomic::Ordering;
+use std::time::{Duration, Instant};
 
-use crate::block_on;
+use ringd::proto::etcdserverpb as pb;
+
+use crate::client::Client;
 use crate::cluster::Cluster;
-use crate::server::{run_to_end, skip, tool};
+use crate::server::{PATIENCE, run_to_end, skip, tool};
 use crate::traffic::Traffic;
+use crate::{block_on, rounds};
 
 /// Runs `etcdctl` against all members and gives what it printed.
 fn etcdctl(cluster: &Cluster, args: &[&str]) -> Result<String, String> {
@@ -106,12 +110,13 @@ fn a_member_joins_while_puts_go_on_and_another_is_removed() {
         let answer = etcdctl_at(&endpoint, &["member", "remove", &removed]);
         assert!(answer.is_ok(), "{answer:?}");
         cluster.wait_for_line(removed_at, "permanently removed from the cluster");
-        cluster.wait_end(removed_at);
+        let ended = cluster.wait_end(removed_at);
+        assert!(ended.success(), "etcd ends with 0 as well: {ended}");
         traffic.progress(300).await;
         // Started again, it has nothing to say.
         let again = run_to_end(&mut cluster.command(removed_at));
         let told = again.log.iter().any(|line| line.contains("permanently removed"));
-        assert!(told, "{again:?}");
+        assert!(told && again.status.code() == Some(1), "{again:?}");
         let acknowledged = traffic.shared().acknowledged.load(Ordering::Relaxed);
         let history = traffic.finish();
         println!("{acknowledged} writes acknowledged, {} watched", history.watched.len());
@@ -127,6 +132,128 @@ fn a_member_that_lost_its_disk_is_refused_under_its_old_id() {
     let told = ended.log.iter().any(|line| line.contains("has already been bootstrapped"));
     assert!(told && !ended.status.success(), "{ended:?}");
     assert!(!cluster.data_dir(0).join("member/ringd").exists(), "nothing was made");
+}
+
+/// Values of which a large state is made.
+const FILL_BYTES: usize = 256 << 10;
+
+/// Small puts, one after the other, until something is so; how long each took.
+async fn latencies(client: &Client, mut is_over: impl FnMut(usize) -> bool) -> Vec<Duration> {
+    let mut latencies = Vec::new();
+    while !is_over(latencies.len()) {
+        let started = Instant::now();
+        assert!(put(client, "small", PATIENCE).await, "puts go on");
+        latencies.push(started.elapsed());
+    }
+    latencies.sort_unstable();
+    latencies
+}
+
+/// Of sorted times, in milliseconds.
+fn p99_ms(sorted: &[Duration]) -> f64 {
+    sorted[(sorted.len() * 99 / 100).min(sorted.len() - 1)].as_secs_f64() * 1e3
+}
+
+#[test]
+fn a_member_gets_a_large_state_while_puts_go_on() {
+    let mib = rounds("RINGD_JOIN_MIB", 16);
+    let pieces = mib * (1 << 20) / FILL_BYTES;
+    let mut cluster =
+        Cluster::start(3, &["--snapshot-count=100", "--snapshot-catchup-entries=100"]);
+    block_on(async {
+        let leader = cluster.leader().await;
+        let client = Client::try_connect(cluster.members[leader].client).await.expect("it serves");
+        for number in 0..pieces {
+            let value = vec![number as u8; FILL_BYTES].into();
+            let key = format!("large/{number:06}").into();
+            let request = pb::PutRequest { key, value, ..Default::default() };
+            assert_eq!(client.call("/etcdserverpb.KV/Put", &request).await.code(), 0);
+        }
+        let before = latencies(&client, |count| count >= 10 * mib.min(100)).await;
+        let at = cluster.prepare_joining("m3");
+        let url = cluster.members[at].peer_url();
+        let request = pb::MemberAddRequest { peer_urls: vec![url], is_learner: true };
+        let added = client.call("/etcdserverpb.Cluster/MemberAdd", &request).await;
+        assert_eq!(added.code(), 0, "{added:?}");
+        let started = Instant::now();
+        cluster.launch(at);
+        let says = |text: &str| cluster.log(at).iter().any(|line| line.contains(text));
+        let meanwhile = latencies(&client, |count| {
+            assert!(started.elapsed() < Duration::from_secs(600), "it never joins");
+            count >= 100 && says("ready to serve client requests")
+        })
+        .await;
+        let took = started.elapsed();
+        let joined = Client::try_connect(cluster.members[at].client).await.expect("it serves");
+        let all = pb::RangeRequest {
+            key: "large/".into(),
+            range_end: "large0".into(),
+            count_only: true,
+            serializable: true,
+            ..Default::default()
+        };
+        let reply = joined.call("/etcdserverpb.KV/Range", &all).await;
+        assert_eq!(reply.message::<pb::RangeResponse>().count, pieces as i64);
+        println!(
+            "a state of {mib} MiB joined in {:.1} s; p99 of {} puts before {:.2} ms, of {} meanwhile {:.2} ms",
+            took.as_secs_f64(),
+            before.len(),
+            p99_ms(&before),
+            meanwhile.len(),
+            p99_ms(&meanwhile),
+        );
+    });
+}
+
+async fn put(at: &Client, key: &str, patience: Duration) -> bool {
+    let request = pb::PutRequest { key: key.to_owned().into(), ..Default::default() };
+    let call = at.call("/etcdserverpb.KV/Put", &request);
+    tokio::time::timeout(patience, call).await.is_ok_and(|reply| reply.code() == 0)
+}
+
+async fn count(at: &Client, key: &str) -> i64 {
+    let request = pb::RangeRequest { key: key.to_owned().into(), ..Default::default() };
+    let reply = at.call("/etcdserverpb.KV/Range", &request).await;
+    reply.message::<pb::RangeResponse>().count
+}
+
+#[test]
+fn a_member_whose_fellows_are_lost_goes_on_alone_when_it_is_told_to() {
+    let mut cluster = Cluster::start(3, &[]);
+    block_on(async {
+        let survivor = cluster.leader().await;
+        let others = [(survivor + 1) % 3, (survivor + 2) % 3];
+        let at = cluster.members[survivor].client;
+        let client = Client::try_connect(at).await.expect("it serves");
+        assert!(put(&client, "acknowledged", PATIENCE).await);
+        others.iter().for_each(|other| cluster.kill(*other));
+        assert!(!put(&client, "never acknowledged", Duration::from_secs(1)).await);
+        cluster.signal(survivor, libc::SIGTERM);
+        cluster.wait_end(survivor);
+
+        let mut command = cluster.command(survivor);
+        command.arg("--force-new-cluster");
+        cluster.launch_as(survivor, command);
+        cluster.wait_ready(survivor);
+        let client = Client::try_connect(at).await.expect("it serves");
+        assert_eq!(count(&client, "acknowledged").await, 1);
+        assert_eq!(count(&client, "never acknowledged").await, 0);
+        assert!(put(&client, "alone", PATIENCE).await);
+        let request = pb::MemberListRequest::default();
+        let list = client.call("/etcdserverpb.Cluster/MemberList", &request).await;
+        let members = list.message::<pb::MemberListResponse>().members;
+        assert_eq!(members.len(), 1, "{members:?}");
+        assert_eq!(members[0].id, cluster.id(survivor).await);
+
+        // From now on without the flag. Who was lost is told so.
+        cluster.kill(survivor);
+        cluster.run(survivor);
+        let client = Client::try_connect(at).await.expect("it serves");
+        assert_eq!(count(&client, "alone").await, 1);
+        let lost = run_to_end(&mut cluster.command(others[0]));
+        let told = lost.log.iter().any(|line| line.contains("permanently removed"));
+        assert!(told && !lost.status.success(), "{lost:?}");
+    });
 }
 
 #[test]

@@ -111,6 +111,7 @@ impl Bed {
             corrupt_check_ms: None,
             strict_reconfig_check: true,
             first_id: self.starts << 32,
+            inflight_appends_max: 256,
             seed: self.starts,
         };
         let log = wal::Writer::new(small, log);

@@ -12,6 +12,8 @@ pub(super) struct Net {
     wires: VecDeque<(NodeId, NodeId, PeerMessage)>,
     /// Directions in which nothing arrives.
     cut: BTreeSet<(u64, u64)>,
+    /// Members whose log is written to a disk that does not answer.
+    pub stalled: BTreeSet<u64>,
     now_ms: u64,
 }
 
@@ -24,8 +26,8 @@ impl Net {
     pub fn of(count: u64) -> Net {
         let cluster = Cluster::restore(1, (1..=count).map(member));
         let members = (1..=count).map(|id| Bed::stopped(id, cluster.clone(), false)).collect();
-        let (wires, cut) = (VecDeque::new(), BTreeSet::new());
-        let mut net = Net { members, wires, cut, now_ms: 0 };
+        let (wires, cut, stalled) = (VecDeque::new(), BTreeSet::new(), BTreeSet::new());
+        let mut net = Net { members, wires, cut, stalled, now_ms: 0 };
         net.members.iter_mut().for_each(Bed::start);
         net
     }
@@ -78,7 +80,9 @@ impl Net {
                 bed.now_ms = self.now_ms - 10;
                 bed.turn();
                 bed.start_log_ops();
-                bed.finish_log_write();
+                if !self.stalled.contains(&bed.id) {
+                    bed.finish_log_write();
+                }
                 bed.store_op();
                 bed.snapshot_op();
                 let from = NodeId(bed.id);
@@ -120,7 +124,7 @@ impl Net {
         self.find_leader().expect("found before")
     }
 
-    fn find_leader(&self) -> Option<u64> {
+    pub fn find_leader(&self) -> Option<u64> {
         let running = self.members.iter().filter_map(|bed| Some((bed.id, bed.node.as_ref()?)));
         let newest = running.clone().map(|(_, node)| node.raft().term()).max()?;
         let mut leaders = running
@@ -309,6 +313,8 @@ fn a_member_that_lags_behind_the_log_gets_the_state_and_goes_on_with_the_log() {
     assert_eq!(net.node(follower).snapshot_counts().received, 0, "it needs no other");
     assert_eq!(net.bed(follower).get("after", 0).as_deref(), Some("v"));
     assert_eq!(net.node(leader).snapshot_counts().sent, 1);
+    let by_member = net.node(leader).snapshot_counts_by_member();
+    assert_eq!(by_member[&NodeId(follower)].sent, 1);
 }
 
 #[test]
