@@ -71,8 +71,9 @@ pub struct View {
     pub terms: BTreeMap<u64, u64>,
 }
 
-/// Entries that are remembered behind the newest.
-const KEPT: u64 = 4_096;
+/// Entries that are remembered behind the newest: more than any run has, as a store without a checkpoint
+/// needs all of them.
+const KEPT: u64 = 1 << 17;
 
 impl View {
     pub fn take(&mut self, record: &Record) {
