@@ -11,6 +11,7 @@
 //! join.rs       a first start: which cluster, which id
 //! open.rs       what the disk holds becomes a server
 //! reactor.rs    the turn
+//! gather.rs     when the next write of the log begins
 //! socket.rs, connection.rs, listener.rs    sockets of clients
 //! peers.rs, dial.rs, peer_metrics.rs       sockets between members
 //! log_disk.rs, segments.rs, store_disk.rs, snapshot_disk.rs, files.rs, glommio_files.rs   disks
@@ -31,6 +32,7 @@ mod data_dir;
 mod dial;
 mod fatal;
 mod files;
+mod gather;
 mod glommio_files;
 mod join;
 mod limits;

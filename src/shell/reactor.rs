@@ -16,6 +16,7 @@
 
 use super::clock::Clock;
 use super::connection::{self, Connection};
+use super::gather::Gather;
 use super::glommio_files::blocking;
 use super::limits::{
     CONNECTIONS_MAX, FDS_RESERVED, FENCE_CONNECTIONS_MIN, FLUSH_BYTES_MAX, FLUSH_ROUNDS_MAX,
@@ -42,13 +43,14 @@ use std::path::Path;
 use std::pin::Pin;
 use std::rc::Rc;
 use std::task::{Context, Poll};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 /// Everything the tasks of the core thread share.
 pub struct Core {
     server: RefCell<Server>,
     clock: Clock,
     log_disk: LogDisk,
+    gather: RefCell<Gather>,
     store_disk: RefCell<Rc<StoreDisk>>,
     snapshot_disk: SnapshotDisk,
     peers: Peers,
@@ -81,6 +83,7 @@ impl Core {
             server: RefCell::new(server),
             clock,
             log_disk,
+            gather: RefCell::default(),
             store_disk: RefCell::new(Rc::new(store_disk)),
             snapshot_disk,
             peers,
@@ -199,6 +202,7 @@ impl Core {
         self.flush_all(dirty);
         self.resume_paused();
         self.end_half_closed();
+        self.gather();
         busy += started.elapsed();
         self.server.borrow_mut().metrics().turned(busy.as_secs_f64());
     }
@@ -264,6 +268,11 @@ impl Core {
     /// Whether a write of the log was among them.
     fn start_log_operations(self: &Rc<Self>) -> bool {
         let mut writes = false;
+        let open = self.open_requests();
+        let is_idle = !self.log_disk.write_in_flight();
+        if is_idle && !self.gather.borrow_mut().may_begin(open, self.clock.now_us()) {
+            return false;
+        }
         loop {
             let next = self.server.borrow_mut().next_log_op();
             let Some((id, op)) = next else { return writes };
@@ -283,8 +292,11 @@ impl Core {
             wal::Op::Write { segment, offset, data } => {
                 let started = Instant::now();
                 disk.write(segment, offset, &data).await;
-                let took_s = started.elapsed().as_secs_f64();
-                self.server.borrow_mut().metrics().wal_fsync_seconds.observe(took_s);
+                let took = started.elapsed();
+                self.server.borrow_mut().metrics().wal_fsync_seconds.observe(took.as_secs_f64());
+                let took_us = u64::try_from(took.as_micros()).unwrap_or(u64::MAX);
+                let (open, now_us) = (self.open_requests(), self.clock.now_us());
+                self.gather.borrow_mut().written(took_us, open, now_us);
                 // The log uses the buffer again if nobody else holds it by then.
                 drop(data);
                 self.server.borrow_mut().log_op_done(id);
@@ -295,6 +307,26 @@ impl Core {
             }
         }
         self.wake.notify();
+    }
+
+    /// Requests that wait for the log.
+    fn open_requests(&self) -> usize {
+        self.server.borrow().node().pending_proposals()
+    }
+
+    /// After the answers of a turn are sent: the next write of the log may be held back.
+    fn gather(self: &Rc<Self>) {
+        let wait_us = self.gather.borrow_mut().answered(self.clock.now_us());
+        let Some(wait_us) = wait_us else { return };
+        if wait_us == 0 {
+            return self.wake.notify();
+        }
+        let core = self.clone();
+        let wait = async move {
+            Timer::new(Duration::from_micros(wait_us)).await;
+            core.wake.notify();
+        };
+        glommio::spawn_local(wait).detach();
     }
 
     fn start_store_operations(self: &Rc<Self>) {
