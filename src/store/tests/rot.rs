@@ -106,7 +106,7 @@ impl Sample {
 fn no_flipped_bit_is_served() {
     // All bits of the pages in use take minutes; without being asked, a share of them.
     let all = std::env::var_os("STORE_EXHAUSTIVE").is_some();
-    let sample = Sample::new(if all { 3500 } else { 150 });
+    let sample = Sample::new(if all { 3900 } else { 150 });
     assert!(!sample.is_damage_found());
     let live = sample.live_pages();
     assert!(!all || live.len() >= 64, "{} pages in use", live.len());
