@@ -23,7 +23,7 @@ use std::io;
 use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
-use wal::SegmentId;
+use wal::{SEGMENT_BYTES_DEFAULT, SegmentId};
 
 /// How writes into the log become durable.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -99,6 +99,15 @@ fn with_block(work: impl FnOnce(&mut [u8]) -> io::Result<()>) -> io::Result<()> 
     work(memory.get_mut(skip..skip + DIRECT_ALIGN).ok_or(io::ErrorKind::InvalidInput)?)
 }
 
+/// The spares that are as long as the next segments will be. Others are removed: they had no use, and would
+/// be in the way of those that have.
+fn usable_spares(dir: &Path) -> io::Result<Vec<Spare>> {
+    let (usable, other): (Vec<_>, Vec<_>) =
+        segments::spares(dir)?.into_iter().partition(|spare| spare.bytes == SEGMENT_BYTES_DEFAULT);
+    other.iter().try_for_each(|spare| std::fs::remove_file(&spare.path))?;
+    Ok(usable)
+}
+
 /// Whether glommio can read the device's properties from sysfs. A file system without a block
 /// device (tmpfs, overlay, nfs) has none to read, which it knows.
 fn describable(device: u64) -> bool {
@@ -136,8 +145,6 @@ pub struct LogDisk {
     open: RefCell<HashMap<SegmentId, Segment>>,
     /// Files of segments that have gone, durably, for those to come.
     spares: RefCell<Vec<Spare>>,
-    /// The length of the last segment that was created: only a spare like that has a use.
-    bytes: Cell<Option<u64>>,
     write_in_flight: Cell<bool>,
     /// A full disk has been met and told of.
     full: Cell<bool>,
@@ -153,8 +160,7 @@ impl LogDisk {
             dir: dir.to_owned(),
             durability,
             open: RefCell::default(),
-            spares: RefCell::new(segments::spares(dir)?),
-            bytes: Cell::new(None),
+            spares: RefCell::new(usable_spares(dir)?),
             write_in_flight: Cell::new(false),
             full: Cell::new(false),
             null,
@@ -180,7 +186,6 @@ impl LogDisk {
     pub async fn create(&self, segment: SegmentId, len: u64) -> Created {
         let dir = self.dir.clone();
         let direct = self.durability == Durability::Direct;
-        self.bytes.set(Some(len));
         let spare = self.take_spare(len);
         let made = blocking(move || match spare {
             Some(spare) => segments::reuse(&dir, &spare.path, segment),
@@ -240,10 +245,9 @@ impl LogDisk {
         }
         let dir = self.dir.clone();
         let keep = self.spares.borrow().len() < LOG_SPARES_MAX;
-        let wanted = self.bytes.get();
         let removed = blocking(move || {
             let bytes = std::fs::metadata(dir.join(segment.file_name()))?.len();
-            if keep && wanted.is_none_or(|wanted| wanted == bytes) {
+            if keep && bytes == SEGMENT_BYTES_DEFAULT {
                 return segments::retire(&dir, segment).map(Some);
             }
             segments::remove(&dir, segment).map(|()| None)
@@ -338,6 +342,38 @@ async fn close(file: Segment) {
             if let Ok(file) = Rc::try_unwrap(file) {
                 drop(file.close().await);
             }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_spare_of_another_length_is_in_nobodys_way() {
+        let temp = tempfile::tempdir().unwrap();
+        for (segment, bytes) in
+            [(1, 8192), (2, SEGMENT_BYTES_DEFAULT), (3, 2 * SEGMENT_BYTES_DEFAULT)]
+        {
+            let path = temp.path().join(SegmentId(segment).file_name());
+            std::fs::File::create(path).unwrap().set_len(bytes).unwrap();
+            segments::retire(temp.path(), SegmentId(segment)).unwrap();
+        }
+        let usable = usable_spares(temp.path()).unwrap();
+        assert_eq!(
+            usable.iter().map(|spare| spare.bytes).collect::<Vec<_>>(),
+            [SEGMENT_BYTES_DEFAULT]
+        );
+        assert_eq!(segments::spares(temp.path()).unwrap(), usable);
+    }
+
+    #[test]
+    fn a_block_is_read_and_written_past_the_cache_where_the_file_system_lets_it() {
+        let temp = tempfile::tempdir().unwrap();
+        let path = segments::write_probe(temp.path(), &[7; DIRECT_ALIGN]).unwrap();
+        for tried in [try_direct_read(&path), try_direct(&path)] {
+            assert!(tried.err().is_none_or(|error| refuses_direct(&error)));
         }
     }
 }
