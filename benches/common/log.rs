@@ -102,7 +102,7 @@ impl Log {
 }
 
 /// A write that the kernel carries out while we go on.
-struct Aio {
+pub struct Aio {
     context: u64,
 }
 
@@ -137,7 +137,7 @@ struct Event {
 impl Aio {
     const PWRITE: u16 = 1;
 
-    fn new() -> Aio {
+    pub fn new() -> Aio {
         let mut context = 0u64;
         // SAFETY: the call writes a number to where it is told.
         let failed = unsafe { libc::syscall(libc::SYS_io_setup, 1, &raw mut context) };
@@ -146,7 +146,7 @@ impl Aio {
     }
 
     /// `data` stays as it is until `wait` has returned.
-    fn write(&mut self, file: i32, offset: u64, data: &AlignedBuf) {
+    pub fn write(&mut self, file: i32, offset: u64, data: &[u8]) {
         let mut iocb = Iocb {
             opcode: Aio::PWRITE,
             file: file as u32,
@@ -156,13 +156,13 @@ impl Aio {
             ..Default::default()
         };
         let list = [&raw mut iocb];
-        // SAFETY: the kernel copies the block; its buffer lives in `Log::in_flight` until it is done.
+        // SAFETY: the kernel copies the block; its buffer lives until `wait`, as is asked for.
         let begun = unsafe { libc::syscall(libc::SYS_io_submit, self.context, 1, list.as_ptr()) };
         assert!(begun == 1, "a write of the log: {}", std::io::Error::last_os_error());
     }
 
     /// Bytes written, or an error.
-    fn wait(&mut self) -> i64 {
+    pub fn wait(&mut self) -> i64 {
         let mut event = Event::default();
         let none: *mut libc::timespec = std::ptr::null_mut();
         // SAFETY: the kernel writes one event to where it is told.

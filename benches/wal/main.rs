@@ -1,8 +1,8 @@
 //! The log against the disk it is on: `cargo bench --bench wal`.
 //!
 //! First, by criterion, what the log costs without a disk. Then batches of 1 to 1,000 records, in turns with bare writes
-//! of the same size, `O_DIRECT | O_DSYNC` like the log's, into a file of zeros: what this disk can do at all. Segments are
-//! made and removed meanwhile, as in a server.
+//! of the same size, `O_DIRECT | O_DSYNC` and by the same calls as the log's, into a file of zeros: what this disk can do at
+//! all. Segments are made, let go and used again meanwhile, as in a server.
 //!
 //! The files lie below `target/`, or in the directory that `RINGD_BENCH_DIR` names: it should be on a disk.
 
@@ -14,7 +14,7 @@ mod summary;
 
 use std::fs::File;
 use std::hint::black_box;
-use std::os::unix::fs::FileExt;
+use std::os::fd::AsRawFd;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
@@ -149,6 +149,7 @@ struct BareDisk {
     skip: usize,
     bytes: usize,
     offset: u64,
+    aio: log::Aio,
 }
 
 impl BareDisk {
@@ -156,7 +157,7 @@ impl BareDisk {
         log::zeroed(path, DISK_FILE_BYTES);
         let memory = vec![7; bytes + 4096];
         let skip = memory.as_ptr().align_offset(4096);
-        BareDisk { file: log::direct(path), memory, skip, bytes, offset: 0 }
+        BareDisk { file: log::direct(path), memory, skip, bytes, offset: 0, aio: log::Aio::new() }
     }
 
     fn write(&mut self) {
@@ -164,7 +165,8 @@ impl BareDisk {
             self.offset = 0;
         }
         let data = &self.memory[self.skip..self.skip + self.bytes];
-        self.file.write_all_at(data, self.offset).expect("a write");
+        self.aio.write(self.file.as_raw_fd(), self.offset, data);
+        assert_eq!(self.aio.wait(), self.bytes as i64, "a write");
         self.offset += self.bytes as u64;
     }
 }
