@@ -7,6 +7,7 @@ mod crashes;
 mod disasters;
 #[cfg(feature = "mutants")]
 mod mutants;
+mod users;
 
 use std::collections::{BTreeMap, HashMap};
 use std::io;

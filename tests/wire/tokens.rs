@@ -92,6 +92,31 @@ async fn exchange(method: &str, private: &str, public: Option<&str>) {
 }
 
 #[test]
+fn users_outlive_a_restart_however_the_server_ended() {
+    let (mut server, _) = block_on(start(Kind::Ringd, "simple"));
+    let refused = (3, "etcdserver: user name is empty".to_owned());
+    block_on(async {
+        let client = Client::connect(server.client).await;
+        let token = log_in(&client).await.expect("a token");
+        assert_eq!(read(&client, "token", &token).await.0, 0);
+    });
+    for kill in [true, false] {
+        if kill {
+            server.kill();
+        } else {
+            assert!(server.stop().success());
+        }
+        server.run().expect("it starts again");
+        block_on(async {
+            let client = Client::connect(server.client).await;
+            assert_eq!(read(&client, "x", "").await, refused);
+            let token = log_in(&client).await.expect("a token");
+            assert_eq!(read(&client, "token", &token).await, (0, String::new()));
+        });
+    }
+}
+
+#[test]
 fn a_server_with_the_public_key_alone_makes_no_tokens() {
     let token = format!("jwt,sign-method=ES256,pub-key={}", key("p256-public.pem"));
     for kind in crate::server::kinds() {
