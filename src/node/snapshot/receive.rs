@@ -244,6 +244,7 @@ impl Node {
         match &mut incoming.stage {
             Stage::Creating { asked: asked @ false } => {
                 *asked = true;
+                incoming.ops_out += 1;
                 Some(SnapshotOp::Create)
             }
             Stage::Receiving | Stage::Finishing => {
@@ -267,6 +268,7 @@ impl Node {
     /// The file was made, and this is the store in it.
     pub fn snapshot_created(&mut self, store: Store) {
         let Some(incoming) = &mut self.incoming else { return };
+        incoming.ops_out -= 1;
         if let Stage::Creating { asked: true } = incoming.stage {
             incoming.stage = Stage::Receiving;
             incoming.store = Some(store);
@@ -287,8 +289,8 @@ impl Node {
     /// tries again later.
     pub fn snapshot_no_space(&mut self, op: Option<store::OpId>) {
         let Some(incoming) = &mut self.incoming else { return };
+        incoming.ops_out -= 1;
         if let (Some(op), Some(store)) = (op, &mut incoming.store) {
-            incoming.ops_out -= 1;
             store.no_space(op);
         }
         self.reject_snapshot();

@@ -99,6 +99,36 @@ fn the_commit_index_is_durable_soon_after_the_last_write() {
 }
 
 #[test]
+fn a_file_that_is_being_made_for_a_state_is_not_removed_before_it_is_there() {
+    let mut net = Net::of(3);
+    let leader = net.leader();
+    let follower = net.follower();
+    net.stop(follower);
+    for round in 0..400 {
+        net.put(leader, &format!("k{}", round % 90), "v");
+        net.run(if round % 50 == 0 { 30 } else { 0 });
+    }
+    net.run(500);
+    net.start(follower);
+    net.until("an offer", |net| net.node(follower).snapshot_counts().receiving == 1);
+    assert_eq!(net.node(follower).next_snapshot_op(), Some(SnapshotOp::Create));
+    // The disk takes its time, and meanwhile the transfer is given up.
+    net.isolate(follower);
+    net.run(15_000);
+    assert_eq!(net.node(follower).snapshot_counts().receive_failed, 1);
+    assert_eq!(net.node(follower).next_snapshot_op(), None);
+    let disk = MemoryDisk::new(64 << 20, &store::Options { store_id: 77 });
+    let store = disk.open().unwrap();
+    net.bed(follower).incoming = Some(disk);
+    net.node(follower).snapshot_created(store);
+    net.run(50);
+    assert!(net.bed(follower).incoming.is_none(), "it is removed now");
+    net.heal();
+    net.until("the state", |net| net.node(follower).snapshot_counts().received == 1);
+    net.settle();
+}
+
+#[test]
 fn a_lease_is_not_ended_with_the_former_one_of_its_id() {
     let mut net = Net::of(3);
     let leader = net.leader();
