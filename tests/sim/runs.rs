@@ -85,7 +85,8 @@ fn no_seed_breaks_a_promise() {
     }
 }
 
-/// A quiet cluster of three, whose clients ask for something every second.
+/// A quiet cluster of three, whose clients ask for something every few seconds: the log that stays
+/// in memory is looked at after each step.
 fn quiet(snapshot_count: u64) -> World {
     let odds = Odds {
         members: 3,
@@ -100,7 +101,7 @@ fn quiet(snapshot_count: u64) -> World {
         skew_ppm: 1_000,
         fault_every_us: u64::MAX / 100,
         clients: 3,
-        think_us: 1_000_000,
+        think_us: 8_000_000,
         patience_us: 7_000_000,
         ..Odds::of(1, 0)
     };
@@ -132,7 +133,7 @@ fn a_member_that_was_cut_off_for_an_hour_comes_back_unnoticed() {
         world.run_until(world.now_us + 3_600_000_000);
         world.cut.clear();
         world.run_until(world.now_us + 30_000_000);
-        assert!(world.history.writes > writes + 1_000, "{} writes", world.history.writes);
+        assert!(world.history.writes > writes + 60, "{} writes", world.history.writes);
         assert_eq!((failures(&world), world.history.unknown), before, "clients notice");
         assert_eq!(world.laws.last_leader(), Some((term, leader)));
         let committed = world.truth.committed();
