@@ -19,4 +19,5 @@ pub mod raft;
 pub mod rpc;
 pub mod shell;
 pub mod store;
+pub mod tls;
 pub mod version;

@@ -32,7 +32,7 @@ fn bad_flags_are_one_line_and_exit_code_two() {
         (
             &["--cert-file", "server.crt"],
             &[],
-            "not supported yet: --cert-file (set to \"server.crt\")\n",
+            "--cert-file and --key-file must both be present or both absent (cert: \"server.crt\", key: \"\")\n",
         ),
     ];
     for (args, env, line) in cases {

@@ -19,7 +19,8 @@ const EDGES: &[(&str, &[&str])] = &[
     ("proto", &[]),
     ("wal", &[]),
     ("bbolt", &[]),
-    ("config", &[]),
+    ("tls", &[]),
+    ("config", &["tls"]),
     ("version", &[]),
     ("membership", &[]),
     // Meaning: revisions, leases, and what an entry does to them.
@@ -87,6 +88,7 @@ const EDGES: &[(&str, &[&str])] = &[
             "grpc",
             "proto",
             "config",
+            "tls",
             "version",
             "bench",
         ],

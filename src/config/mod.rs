@@ -14,6 +14,7 @@
 mod args;
 mod flags;
 mod help;
+mod security;
 #[cfg(test)]
 mod tests;
 mod url;
@@ -24,7 +25,9 @@ use std::ffi::OsString;
 use std::fmt;
 use std::path::PathBuf;
 
+use crate::tls;
 use args::{Asked, Settings};
+pub use security::Security;
 pub use url::{Address, Scheme, Url};
 pub use value::read_duration;
 
@@ -97,6 +100,13 @@ pub struct Config {
     pub initial_cluster: String,
     pub initial_cluster_state: ClusterState,
     pub initial_cluster_token: String,
+
+    pub client_security: Security,
+    pub peer_security: Security,
+    /// Of all connections with TLS.
+    pub tls: tls::Policy,
+    pub self_signed_cert_years: u32,
+    pub tls_handshake_timeout_ms: u64,
 
     pub heartbeat_interval_ms: u64,
     pub election_timeout_ms: u64,
@@ -284,13 +294,23 @@ impl Config {
             ));
         }
 
+        let listen_metrics_urls = bind_urls(&s, "listen-metrics-urls")?;
+        let listen_peer_urls = bind_urls(&s, "listen-peer-urls")?;
+        let clients: [&[Url]; 2] = [&listen_client_urls, &listen_metrics_urls];
+
         Ok(Self {
+            client_security: security::client(&s, &clients, &mut warnings)?,
+            peer_security: security::peer(&s, &[&listen_peer_urls], &mut warnings)?,
+            tls: security::policy(&s, &mut warnings)?,
+            self_signed_cert_years: u32::try_from(s.uint("self-signed-cert-validity"))
+                .unwrap_or(u32::MAX),
+            tls_handshake_timeout_ms: duration_ms(&s, "ringd-tls-handshake-timeout")?,
             data_dir,
             wal_dir: path("wal-dir"),
             listen_client_urls,
             advertise_client_urls: host_urls(&s, "advertise-client-urls")?,
-            listen_metrics_urls: bind_urls(&s, "listen-metrics-urls")?,
-            listen_peer_urls: bind_urls(&s, "listen-peer-urls")?,
+            listen_metrics_urls,
+            listen_peer_urls,
             initial_cluster: initial_cluster(&s, &name, &initial_advertise_peer_urls),
             initial_advertise_peer_urls,
             initial_cluster_state: match s.text("initial-cluster-state") {
@@ -401,9 +421,6 @@ fn bind_urls(s: &Settings, flag: &str) -> Result<Vec<Url>, UsageError> {
     let urls = s.urls(flag);
     for url in &urls {
         url.check_bind().map_err(|rule| s.invalid(flag, &rule))?;
-        if url.is_tls() {
-            return Err(s.invalid(flag, &format!("TLS is not supported yet ({url})")));
-        }
     }
     Ok(urls)
 }

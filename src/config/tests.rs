@@ -216,8 +216,6 @@ fn where_to_listen_must_be_an_address() {
             ("http://1.2.3.4", "URL address does not have the form \"host:port\": http://1.2.3.4"),
             ("http://1.2.3.4:1/x", "URL must not contain a path: http://1.2.3.4:1/x"),
             ("tcp://1.2.3.4:1", "URL scheme must be http, https, unix, or unixs: tcp://1.2.3.4:1"),
-            ("https://1.2.3.4:1", "TLS is not supported yet (https://1.2.3.4:1)"),
-            ("unixs:/a", "TLS is not supported yet (unixs:/a)"),
         ] {
             assert_eq!(with(flag, url), format!("invalid value {url:?} for flag -{flag}: {rule}"));
         }
@@ -226,6 +224,130 @@ fn where_to_listen_must_be_an_address() {
         with("listen-client-urls", ""),
         "invalid value \"\" for flag -listen-client-urls: must name at least one URL"
     );
+}
+
+#[test]
+fn urls_with_tls_need_a_certificate_or_one_that_is_made() {
+    let advertised = "--advertise-client-urls=https://a:1";
+    for url in ["https://1.2.3.4:1", "unixs:/a"] {
+        for (flag, kind, names) in [
+            ("listen-client-urls", "client", "--cert-file, --key-file"),
+            ("listen-metrics-urls", "client", "--cert-file, --key-file"),
+            ("listen-peer-urls", "peer", "--peer-cert-file, --peer-key-file"),
+        ] {
+            let line = complaint(&[&format!("--{flag}={url}"), advertised]);
+            let rule = format!(
+                "TLS key/cert ({names}) must be provided for {kind} url {url} with HTTPS scheme"
+            );
+            assert_eq!(line, rule);
+        }
+        let listen = format!("--listen-client-urls={url}");
+        let made = config(&[&listen, advertised, "--auto-tls"]);
+        assert!(made.client_security.auto && made.client_security.certificate.is_none());
+        let given = config(&[&listen, advertised, "--cert-file=c", "--key-file=k", "--auto-tls"]);
+        assert_eq!(given.client_security.certificate, Some(("c".into(), "k".into())));
+        assert!(!given.client_security.auto);
+        assert_eq!(given.warnings, ["ignoring client auto TLS since certs given"]);
+    }
+}
+
+#[test]
+fn flags_of_tls_are_read_with_etcds_rules() {
+    let c = config(&[
+        "--peer-cert-file=c",
+        "--peer-key-file=k",
+        "--peer-client-cert-file=cc",
+        "--peer-client-key-file=ck",
+        "--peer-trusted-ca-file=ca",
+        "--peer-crl-file=crl",
+        "--peer-client-cert-auth",
+        "--peer-cert-allowed-cn=a, b",
+        "--peer-skip-client-san-verification",
+        "--listen-peer-urls=https://127.0.0.1:1",
+        "--tls-min-version=TLS1.3",
+        "--ringd-tls-handshake-timeout=1s",
+    ]);
+    let expected = Security {
+        certificate: Some(("c".into(), "k".into())),
+        client_certificate: Some(("cc".into(), "ck".into())),
+        trusted_ca_file: Some("ca".into()),
+        crl_file: Some("crl".into()),
+        client_cert_auth: true,
+        auto: false,
+        allowed_cns: vec!["a".to_owned(), "b".to_owned()],
+        allowed_hostnames: Vec::new(),
+        skip_client_san_verification: true,
+    };
+    assert_eq!(c.peer_security, expected);
+    assert_eq!((c.tls.min, c.tls.max), (tls::Version::Tls13, tls::Version::Tls13));
+    assert_eq!(c.tls_handshake_timeout_ms, 1000);
+    assert!(c.warnings.is_empty(), "{:?}", c.warnings);
+
+    let without = config(&["--peer-cert-allowed-cn=a"]).warnings;
+    assert_eq!(
+        without,
+        [
+            "--peer-cert-allowed-cn is not applied to who connects: no certificate is asked for without \
+          --peer-client-cert-auth or --peer-trusted-ca-file"
+        ]
+    );
+    let plain = config(&["--cert-file=c", "--key-file=k", "--client-cert-auth"]).warnings;
+    assert_eq!(plain.len(), 2, "{plain:?}");
+    assert!(plain[0].contains("ignoring key and cert files for client url http://localhost:2379"));
+    let old = "--cipher-suites=TLS_RSA_WITH_RC4_128_SHA,TLS_ECDHE_RSA_WITH_AES_128_GCM_SHA256";
+    let warnings = config(&[old]).warnings;
+    assert_eq!(
+        warnings,
+        [
+            "--cipher-suites TLS_RSA_WITH_RC4_128_SHA are not spoken, since they are not safe; the others are"
+        ]
+    );
+}
+
+#[test]
+fn flags_of_tls_that_make_no_sense_are_refused() {
+    let both = "must both be present or both absent";
+    for (args, line) in [
+        (
+            &["--cert-file=c"][..],
+            &*format!("--cert-file and --key-file {both} (cert: \"c\", key: \"\")"),
+        ),
+        (
+            &["--peer-client-key-file=k"],
+            &*format!(
+                "--peer-client-cert-file and --peer-client-key-file {both} (cert: \"\", key: \"k\")"
+            ),
+        ),
+        (
+            &["--peer-cert-allowed-cn=a", "--peer-cert-allowed-hostname=b,c"],
+            "--peer-cert-allowed-cn and --peer-cert-allowed-hostname are mutually exclusive (cns=[\"a\"], \
+             hostnames=[\"b\", \"c\"])",
+        ),
+        (
+            &["--peer-auto-tls", "--self-signed-cert-validity=0"],
+            "invalid value \"0\" for flag -self-signed-cert-validity: should be greater than 0, as \
+             --peer-auto-tls is given",
+        ),
+        (
+            &["--tls-min-version=TLS1.1"],
+            "invalid value \"TLS1.1\" for flag -tls-min-version: unexpected TLS version \"TLS1.1\" (must be \
+             one of: TLS1.2, TLS1.3)",
+        ),
+        (
+            &["--tls-min-version=TLS1.3", "--tls-max-version=TLS1.2"],
+            "min version (TLS1.3) is greater than max version (TLS1.2)",
+        ),
+        (
+            &["--tls-min-version=TLS1.3", "--cipher-suites=TLS_ECDHE_RSA_WITH_AES_128_GCM_SHA256"],
+            "cipher suites cannot be configured when only TLS1.3 is enabled",
+        ),
+        (
+            &["--cipher-suites=X"],
+            "invalid value \"X\" for flag -cipher-suites: unexpected TLS cipher suite \"X\"",
+        ),
+    ] {
+        assert_eq!(complaint(args), line);
+    }
 }
 
 #[test]

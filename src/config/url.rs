@@ -79,6 +79,14 @@ impl Url {
         matches!(self.scheme, Scheme::Https | Scheme::Unixs)
     }
 
+    /// Whom the certificate of who listens there has to be for.
+    pub fn host(&self) -> &str {
+        match &self.address {
+            Address::Tcp { host, .. } => host,
+            Address::Unix { .. } => "localhost",
+        }
+    }
+
     /// To listen somewhere, an address is needed and not a name that has to be looked up.
     pub fn check_bind(&self) -> Result<(), String> {
         match &self.address {

@@ -124,6 +124,9 @@ pub struct Connection {
     pub common_name: Option<Rc<str>>,
     /// Metrics only: no gRPC on this listener.
     pub http_only: bool,
+    /// Of the subject of the client's certificate, which was verified; where it stands for a user.
+    pub common_name: Option<String>,
+    pub spoke_tls: bool,
     waiting: usize,
     /// Octets that the decoders of all calls keep of messages that are not complete.
     gathered: usize,
@@ -173,6 +176,7 @@ impl Connection {
         if !is_http2 && !self.http_only && !begins_a_request(seen) {
             // No protocol that is spoken here; etcd says nothing, either.
             self.closing = true;
+            self.spoke_tls = seen.starts_with(&[0x16, 0x03]);
             return None;
         }
         let seen = std::mem::take(seen).freeze();
@@ -329,7 +333,12 @@ pub struct Connections {
 }
 
 impl Connections {
-    pub fn insert(&mut self, http_only: bool, now_ms: u64) -> Option<ConnId> {
+    pub fn insert(
+        &mut self,
+        http_only: bool,
+        common_name: Option<String>,
+        now_ms: u64,
+    ) -> Option<ConnId> {
         if self.slab.len() >= limits::CONNECTIONS_MAX {
             return None;
         }
@@ -341,6 +350,8 @@ impl Connections {
             protocol: Protocol::Unknown(BytesMut::new()),
             calls: FxHashMap::default(),
             http_only,
+            common_name,
+            spoke_tls: false,
             waiting: 0,
             needs_leader: BTreeSet::new(),
             deadlines: BTreeMap::new(),

@@ -16,9 +16,10 @@ use super::limits::{LINGER, READ_WINDOW_MIN_BYTES};
 use super::notify::Notify;
 use super::reactor::Core;
 use super::socket::{Sent, Socket};
+use super::tls::{self, Arrival};
 use crate::rpc::ConnId;
-use glommio::net::TcpStream;
-use std::cell::Cell;
+use crate::tls::Session;
+use std::cell::{Cell, RefCell};
 use std::future::poll_fn;
 use std::io;
 use std::net::Shutdown;
@@ -29,6 +30,8 @@ use std::rc::Rc;
 pub struct Connection {
     id: ConnId,
     socket: Socket,
+    /// With TLS.
+    session: Option<RefCell<Session>>,
     /// The server still knows this connection.
     open: Cell<bool>,
     /// A task is writing what the socket did not take.
@@ -38,10 +41,11 @@ pub struct Connection {
 }
 
 impl Connection {
-    pub fn new(id: ConnId, stream: TcpStream) -> Connection {
+    pub fn new(id: ConnId, socket: Socket, session: Option<Session>) -> Connection {
         Connection {
             id,
-            socket: Socket::new(stream),
+            socket,
+            session: session.map(RefCell::new),
             open: Cell::new(true),
             stalled: Cell::new(false),
             resumed: Notify::default(),
@@ -64,8 +68,18 @@ impl Connection {
         self.resumed.notify();
     }
 
-    /// Sends what the socket takes now.
-    pub fn send(&self, data: &[u8]) -> Sent {
+    pub fn socket(&self) -> &Socket {
+        &self.socket
+    }
+
+    /// Sends what the socket takes now. With TLS, `data` is what goes over the wire afterwards, and so is
+    /// [`Sent::Part`] of it.
+    pub fn send(&self, data: &mut Vec<u8>) -> Sent {
+        if let Some(session) = &self.session
+            && session.borrow_mut().seal(data).is_err()
+        {
+            return Sent::Failed;
+        }
         self.socket.send(data)
     }
 
@@ -79,6 +93,13 @@ impl Connection {
     pub fn finish(self: &Rc<Self>) {
         self.open.set(false);
         self.resumed.notify();
+        if let Some(session) = &self.session {
+            let mut last = Vec::new();
+            session.borrow_mut().close();
+            session.borrow_mut().take_output(&mut last);
+            // If the socket does not take it, the other end sees the FIN alone.
+            self.socket.send(&last);
+        }
         self.socket.shutdown(Shutdown::Write);
         let connection = Rc::downgrade(self);
         glommio::spawn_local(async move {
@@ -123,6 +144,33 @@ pub async fn read_all(core: Rc<Core>, connection: Rc<Connection>) {
             }
             Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
             Err(_) => return core.lost(&connection),
+        }
+    }
+}
+
+/// The same with TLS.
+pub async fn read_sealed(core: Rc<Core>, connection: Rc<Connection>) {
+    let Some(session) = &connection.session else { return };
+    loop {
+        if connection.is_open() && !core.wants_read(&connection) {
+            core.pause(&connection);
+            connection.resumed.wait().await;
+            continue;
+        }
+        let take = |data| {
+            if connection.is_open() {
+                core.received(&connection, data);
+            }
+        };
+        let sealed = &core.tls().sealed;
+        match tls::read(&connection.socket, session, sealed, &core.input, take).await {
+            Arrival::Some { filled: true } => futures_lite::future::yield_now().await,
+            Arrival::Some { filled: false } => {}
+            Arrival::End => return core.half_closed(&connection),
+            Arrival::Failed(error) => {
+                tracing::debug!(error, "a connection of a client broke");
+                return core.lost(&connection);
+            }
         }
     }
 }

@@ -4,12 +4,16 @@
 //! it likes, and glommio's one blocking thread makes the log's segments.
 
 use super::glommio_files::plain;
+use super::reactor::Core;
+use super::socket::Socket;
+use super::tls;
 use crate::config::{Address, Url};
-use glommio::net::{TcpStream, UnixStream};
-use socket2::{Domain, SockAddr, Socket, Type};
+use crate::tls::Session;
+use glommio::net::TcpStream;
+use socket2::{Domain, SockAddr, Type};
 use std::cell::RefCell;
 use std::collections::BTreeSet;
-use std::io::{self, Write};
+use std::io;
 use std::net::{IpAddr, SocketAddr, ToSocketAddrs};
 use std::os::fd::{FromRawFd, IntoRawFd};
 use std::time::Duration;
@@ -24,14 +28,26 @@ impl Dialler {
     /// Connects to one of the addresses of `url`: to another one with each `attempt`.
     pub async fn connect(
         &self,
+        core: &Core,
         url: &str,
         attempt: u64,
         timeout: Duration,
-    ) -> Result<TcpStream, String> {
+    ) -> Result<(Socket, Option<Session>), String> {
         let url = Url::parse(url)?;
-        if url.is_tls() {
-            return Err("TLS is not supported yet".to_owned());
-        }
+        let socket = Socket::new(self.connect_plain(&url, attempt, timeout).await?);
+        let session = match url.is_tls() {
+            true => Some(tls::dial(core, &socket, url.host()).await?),
+            false => None,
+        };
+        Ok((socket, session))
+    }
+
+    async fn connect_plain(
+        &self,
+        url: &Url,
+        attempt: u64,
+        timeout: Duration,
+    ) -> Result<TcpStream, String> {
         match &url.address {
             Address::Tcp { host, port } => {
                 let addresses = match host.parse::<IpAddr>() {
@@ -66,38 +82,26 @@ impl Dialler {
 
 /// Between processes of one machine there is nothing to wait for but a full backlog, which is an
 /// error here.
-fn connect_unix(path: &str) -> io::Result<Socket> {
-    let socket = Socket::new(Domain::UNIX, Type::STREAM, None)?;
+fn connect_unix(path: &str) -> io::Result<socket2::Socket> {
+    let socket = socket2::Socket::new(Domain::UNIX, Type::STREAM, None)?;
     socket.set_nonblocking(true)?;
     socket.connect(&SockAddr::unix(path)?)?;
     socket.set_nonblocking(false)?;
     Ok(socket)
 }
 
-/// The thread writes what it has found into a pipe, as text, and the loop reads it there.
+/// As text, since that goes through a pipe.
 async fn look_up(host: String, port: u16) -> Result<Vec<SocketAddr>, String> {
-    use futures_lite::AsyncReadExt;
-    let (mut write, read) =
-        std::os::unix::net::UnixStream::pair().map_err(|error| error.to_string())?;
-    let work = move || {
-        let line = match (host.as_str(), port).to_socket_addrs() {
-            Ok(found) => {
-                let mut found: Vec<_> = found.collect();
-                // As the listener does: IPv4 when a name has both.
-                found.sort_by_key(SocketAddr::is_ipv6);
-                found.iter().map(|address| format!("{address}\n")).collect()
-            }
-            Err(error) => format!("{error}"),
-        };
-        // Nobody reads any more: nobody needs it.
-        let _ = write.write_all(line.as_bytes());
+    let work = move || match (host.as_str(), port).to_socket_addrs() {
+        Ok(found) => {
+            let mut found: Vec<_> = found.collect();
+            // As the listener does: IPv4 when a name has both.
+            found.sort_by_key(SocketAddr::is_ipv6);
+            found.iter().map(|address| format!("{address}\n")).collect()
+        }
+        Err(error) => format!("{error}"),
     };
-    let thread = std::thread::Builder::new().name("lookup".to_owned()).spawn(work);
-    thread.map_err(|error| error.to_string())?;
-    // SAFETY: the descriptor is open and given away by `into_raw_fd`.
-    let mut read = unsafe { UnixStream::from_raw_fd(read.into_raw_fd()) };
-    let mut text = String::new();
-    read.read_to_string(&mut text).await.map_err(|error| error.to_string())?;
+    let text = tls::off_the_loop(work).await?;
     let addresses: Result<Vec<SocketAddr>, _> = text.lines().map(str::parse).collect();
     addresses.map_err(|_| text)
 }

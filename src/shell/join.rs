@@ -9,10 +9,12 @@ use super::limits::{ASK_EXISTING_TIMEOUT, ASK_NEW_TIMEOUT};
 use crate::config::{Address, ClusterState, Config, Url};
 use crate::membership::{Cluster, Member};
 use crate::peer::{Listing, Query};
-use bytes::Bytes;
+use crate::tls::dial;
+use rustls::ClientConfig;
 use socket2::{Domain, SockAddr, Socket, Type};
 use std::io::{self, Read, Write};
 use std::net::{SocketAddr, ToSocketAddrs};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 /// What a member starts with.
@@ -25,7 +27,11 @@ pub struct Founding {
 }
 
 /// `is_first_start`: nothing was ever written under this member's id here.
-pub fn found(config: &Config, is_first_start: bool) -> Result<Founding, String> {
+pub fn found(
+    config: &Config,
+    tls: &Arc<ClientConfig>,
+    is_first_start: bool,
+) -> Result<Founding, String> {
     let members = config.bootstrap_members().map_err(|error| error.to_string())?;
     let (own, others): (Vec<_>, Vec<_>) =
         members.iter().partition(|(name, _)| *name == config.name);
@@ -36,13 +42,13 @@ pub fn found(config: &Config, is_first_start: bool) -> Result<Founding, String> 
                 .map_err(|error| error.to_string())?;
             let member_id = cluster.by_name(&config.name).map_or(0, |member| member.id);
             let founding = Founding { cluster, member_id, joins: false };
-            if is_first_start && let Some(listing) = ask(&others, ASK_NEW_TIMEOUT) {
+            if is_first_start && let Some(listing) = ask(&others, tls, ASK_NEW_TIMEOUT) {
                 refuse_second_life(&listing, founding.member_id)?;
             }
             founding
         }
         ClusterState::Existing => {
-            let listing = ask(&others, ASK_EXISTING_TIMEOUT).ok_or_else(|| {
+            let listing = ask(&others, tls, ASK_EXISTING_TIMEOUT).ok_or_else(|| {
                 format!(
                     "cannot fetch cluster info from peer urls: could not retrieve cluster \
                      information from the given URLs ({})",
@@ -117,11 +123,11 @@ fn join(
 }
 
 /// The answer of the first of `urls` that gives one. All are asked at once.
-fn ask(urls: &[&str], timeout: Duration) -> Option<Listing> {
+fn ask(urls: &[&str], tls: &Arc<ClientConfig>, timeout: Duration) -> Option<Listing> {
     let (sender, answers) = std::sync::mpsc::channel();
     for url in urls {
-        let (url, sender) = ((*url).to_owned(), sender.clone());
-        std::thread::spawn(move || match ask_one(&url, timeout) {
+        let (url, tls, sender) = ((*url).to_owned(), tls.clone(), sender.clone());
+        std::thread::spawn(move || match ask_one(&url, tls, timeout) {
             Ok(listing) => drop(sender.send(listing)),
             Err(error) => tracing::debug!(url, error = %error, "a peer was not reached"),
         });
@@ -130,38 +136,47 @@ fn ask(urls: &[&str], timeout: Duration) -> Option<Listing> {
     answers.recv_timeout(timeout).ok()
 }
 
-fn ask_one(url: &str, timeout: Duration) -> Result<Listing, String> {
+fn ask_one(url: &str, tls: Arc<ClientConfig>, timeout: Duration) -> Result<Listing, String> {
     let deadline = Instant::now() + timeout;
-    let socket = connect(url, timeout).map_err(|error| error.to_string())?;
+    let url = Url::parse(url)?;
+    let socket = connect(&url, timeout).map_err(|error| error.to_string())?;
     let (mut query, request) = Query::new();
-    let exchange = || -> io::Result<Bytes> {
+    let wait = || -> io::Result<()> {
         let left = deadline.saturating_duration_since(Instant::now());
         if left.is_zero() {
             return Err(io::ErrorKind::TimedOut.into());
         }
-        socket.set_read_timeout(Some(left))?;
-        let mut piece = vec![0; 16 << 10];
-        let got = (&socket).read(&mut piece)?;
-        piece.truncate(got);
-        Ok(piece.into())
+        socket.set_read_timeout(Some(left))
     };
-    (&socket).write_all(&request).map_err(|error| error.to_string())?;
-    loop {
-        let piece = exchange().map_err(|error| error.to_string())?;
-        if piece.is_empty() {
-            return Err("the other end has closed the connection".to_owned());
+    let mut exchange = |wire: &mut dyn Wire| -> Result<Listing, String> {
+        let text = |error: io::Error| error.to_string();
+        wait().map_err(text)?;
+        wire.write_all(&request).map_err(text)?;
+        loop {
+            let mut piece = vec![0; 16 << 10];
+            wait().map_err(text)?;
+            let got = wire.read(&mut piece).map_err(text)?;
+            piece.truncate(got);
+            if piece.is_empty() {
+                return Err("the other end has closed the connection".to_owned());
+            }
+            if let Some(listing) = query.receive(piece.into()).map_err(|error| error.to_string())? {
+                return Ok(listing);
+            }
         }
-        if let Some(listing) = query.receive(piece).map_err(|error| error.to_string())? {
-            return Ok(listing);
-        }
+    };
+    match url.is_tls() {
+        true => exchange(&mut dial(tls, url.host(), &socket)?),
+        false => exchange(&mut &socket),
     }
 }
 
-fn connect(url: &str, timeout: Duration) -> io::Result<Socket> {
-    let url = Url::parse(url).map_err(io::Error::other)?;
-    if url.is_tls() {
-        return Err(io::Error::other("TLS is not supported yet"));
-    }
+/// A socket, or what makes one of it.
+trait Wire: Read + Write {}
+
+impl<T: Read + Write> Wire for T {}
+
+fn connect(url: &Url, timeout: Duration) -> io::Result<Socket> {
     match &url.address {
         Address::Tcp { host, port } => {
             let address: SocketAddr = (host.as_str(), *port)
@@ -184,6 +199,7 @@ fn connect(url: &str, timeout: Duration) -> io::Result<Socket> {
 mod tests {
     use super::*;
     use crate::raft::NodeId;
+    use crate::tls::{Contents, Material, Policy, Rules};
 
     fn listing() -> Listing {
         let member = |id: u64, started: bool| Member {
@@ -231,6 +247,9 @@ mod tests {
         let nobody = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
         let url = format!("http://{}", nobody.local_addr().unwrap());
         drop(nobody);
-        assert_eq!(ask(&[&url, "https://127.0.0.1:1", "nonsense"], Duration::from_secs(5)), None);
+        let tls =
+            Material::new(&Contents::default(), &Rules::default(), &Policy::default()).unwrap();
+        let urls = [&url, "https://127.0.0.1:1", "nonsense"];
+        assert_eq!(ask(&urls, &tls.client, Duration::from_secs(5)), None);
     }
 }

@@ -54,6 +54,20 @@ pub const TCP_KEEPALIVE_SECONDS: i32 = 30;
 /// before its bytes meet a reset. Without this pause a GOAWAY can be lost to the reset.
 pub const LINGER: Duration = Duration::from_secs(1);
 
+/// TLS handshakes under way at a time; the oldest is given up for the newest. Each has some ten KiB.
+pub const HANDSHAKES_MAX: usize = 1_000;
+
+/// What one step of a handshake reads: most messages of handshakes are smaller.
+pub const HANDSHAKE_READ_BYTES: usize = 4 << 10;
+
+/// How often files of certificates are looked at.
+pub const CERTIFICATE_LOOK_PERIOD: Duration = Duration::from_millis(500);
+
+/// Lines in the log about connections that were rejected: at once, and from then on.
+pub const REJECTIONS_LOGGED_BURST: u64 = 20;
+/// See [`REJECTIONS_LOGGED_BURST`].
+pub const REJECTIONS_LOGGED_PER_SECOND: u64 = 1;
+
 /// Pause after an accept that failed for want of descriptors or memory.
 pub const ACCEPT_RETRY: Duration = Duration::from_millis(100);
 

@@ -6,6 +6,8 @@
 
 use super::limits::{ACCEPT_RETRY, BIND_RETRY, LISTEN_BACKLOG, TCP_KEEPALIVE_SECONDS};
 use super::reactor::Core;
+use super::socket::Socket as Accepted;
+use super::tls;
 use crate::config::{Address, Url};
 use crate::rpc::ListenerKind;
 use glommio::net::TcpListener;
@@ -30,6 +32,7 @@ pub struct Bound {
     pub serves: Serves,
     /// As etcd shows it in its log: `host:port`, or the path.
     pub name: String,
+    pub is_tls: bool,
     socket: OwnedFd,
 }
 
@@ -48,7 +51,7 @@ pub fn bind(serves: Serves, url: &Url, patience: Duration) -> Result<Bound, Stri
             Ok(socket)
         });
         match bound {
-            Ok(socket) => return Ok(Bound { serves, name, socket }),
+            Ok(socket) => return Ok(Bound { serves, name, is_tls: url.is_tls(), socket }),
             Err(error) if error.kind() == io::ErrorKind::AddrInUse && tries_left > 0 => {
                 tries_left -= 1;
                 std::thread::sleep(BIND_RETRY);
@@ -143,7 +146,7 @@ impl Bound {
 
     /// Accepts for ever. Dropping the future closes the socket.
     pub async fn accept_all(self, core: Rc<Core>) {
-        let Bound { serves, name, socket } = self;
+        let Bound { serves, name, is_tls, socket } = self;
         // SAFETY: the descriptor is open and given away by `into_raw_fd`. glommio's type does
         // nothing with it that a Unix socket would not understand.
         let listener = unsafe { TcpListener::from_raw_fd(socket.into_raw_fd()) };
@@ -164,8 +167,10 @@ impl Bound {
                 Ok(stream) => {
                     complained = false;
                     match serves {
+                        Serves::Rpc(kind) if is_tls => tls::accept_client(&core, stream, kind),
                         Serves::Rpc(kind) => core.connected(stream, kind),
-                        Serves::Peers => core.peers().accept(&core, stream),
+                        Serves::Peers if is_tls => tls::accept_peer(&core, stream),
+                        Serves::Peers => core.peers().accept(&core, Accepted::new(stream), None),
                     }
                     // A long backlog must not keep the connections that are there waiting.
                     futures_lite::future::yield_now().await;

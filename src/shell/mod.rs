@@ -14,6 +14,7 @@
 //! gather.rs     when the next write of the log begins
 //! socket.rs, connection.rs, listener.rs    sockets of clients
 //! peers.rs, dial.rs, peer_metrics.rs       sockets between members
+//! tls/          certificates and handshakes, for both
 //! log_disk.rs, segments.rs, store_disk.rs, snapshot_disk.rs, files.rs, glommio_files.rs   disks
 //! warm.rs, sigbus.rs   the store's map: read into memory early, and what if it cannot be read
 //! clock.rs, signals.rs, process_metrics.rs, log.rs
@@ -51,6 +52,7 @@ mod signals;
 mod snapshot_disk;
 mod socket;
 mod store_disk;
+mod tls;
 mod uring;
 mod warm;
 
@@ -73,6 +75,7 @@ use std::cell::RefCell;
 use std::process::ExitCode;
 use std::rc::Rc;
 use store_disk::StoreDisk;
+use tls::Tls;
 
 pub use process_metrics::render as process_metrics;
 
@@ -99,15 +102,17 @@ fn serve(config: &Config) -> Result<(), String> {
     }
     uring::check()?;
     let bound = bind_all(config)?;
+    let mut tls = Tls::open(config)?;
     let founding = match DataDir::is_there(&config.data_dir) {
         true => None,
-        false => Some(join::found(config, true)?),
+        false => Some(join::found(config, &tls.dialling(), true)?),
     };
     let data_dir = DataDir::open(&config.data_dir, config.wal_dir.as_deref(), open::initial_store)
         .map_err(|error| error.to_string())?;
     let durability = log_disk::probe(data_dir.wal_path(), config.unsafe_no_fsync)
         .map_err(|error| format!("cannot write to {}: {error}", data_dir.wal_path().display()))?;
-    let (server, peers) = open::server(config, &data_dir, founding, clock)?;
+    tls.start(config, &config.data_dir)?;
+    let (server, peers) = open::server(config, &data_dir, founding, &tls, clock)?;
     let executor = LocalExecutorBuilder::new(Placement::Unbound)
         .name("ringd")
         .io_memory(IO_MEMORY_BYTES)
@@ -126,7 +131,7 @@ fn serve(config: &Config) -> Result<(), String> {
             .await
             .map_err(|error| format!("cannot open {}: {error}", store_path.display()))?;
         let snapshot_disk = SnapshotDisk::new(&store_path, config.unsafe_no_fsync);
-        let core = Core::new(server, clock, log_disk, store_disk, snapshot_disk, peers);
+        let core = Core::new(server, clock, log_disk, store_disk, snapshot_disk, peers, tls);
         run_until_stopped(&core, bound).await
     });
     // Tasks that still wait for something are abandoned with the process; taking the executor down
@@ -218,11 +223,11 @@ async fn run_until_stopped(core: &Rc<Core>, bound: Vec<Bound>) -> Result<(), Str
         if !clients.is_empty() && core.is_ready() {
             for bound in clients.drain(..) {
                 tracing::info!("ready to serve client requests");
-                tracing::info!(
-                    traffic = "grpc+http",
-                    address = bound.name,
-                    "serving client traffic insecurely; this is strongly discouraged!"
-                );
+                let how = match bound.is_tls {
+                    true => "serving client traffic securely",
+                    false => "serving client traffic insecurely; this is strongly discouraged!",
+                };
+                tracing::info!(traffic = "grpc+http", address = bound.name, "{how}");
                 accept(bound);
             }
         }

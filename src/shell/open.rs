@@ -12,6 +12,7 @@ use super::peer_metrics::PeerMetrics;
 use super::peers::Peers;
 use super::segments::Segments;
 use super::snapshot_disk::SnapshotDisk;
+use super::tls::Tls;
 use super::{files, join, process_metrics, sigbus, warm};
 use crate::apply::{self, Applier};
 use crate::auth::jwt::Jwt;
@@ -44,6 +45,7 @@ pub fn server(
     config: &Config,
     data_dir: &DataDir,
     founding: Option<Founding>,
+    tls: &Tls,
     clock: Clock,
 ) -> Result<(Server, Peers), String> {
     let now_ms = clock.now_ms();
@@ -58,7 +60,7 @@ pub fn server(
         (Some((cluster, member_id)), _) => Founding { cluster, member_id, joins: false },
         (None, Some(founding)) => founding,
         // The first start came to its end before a checkpoint: the log has what there is.
-        (None, None) => join::found(config, false)?,
+        (None, None) => join::found(config, &tls.dialling(), false)?,
     };
     let metadata = Metadata { cluster_id: cluster.id, member_id };
     let applier = apply::Options { lease_ttl_min_s: lease_ttl_min_s(config), joins };
@@ -103,7 +105,8 @@ pub fn server(
     let of_peers = Rc::new(PeerMetrics::new(member_id));
     let own = Identity { cluster: metadata.cluster_id, member: NodeId(member_id) };
     let peers = Peers::new(own, of_peers.clone());
-    let process = move || process_metrics::render() + &of_peers.render();
+    let of_tls = tls.metrics();
+    let process = move || process_metrics::render() + &of_peers.render() + &of_tls();
     let metrics = Metrics::new(member_id, Box::new(process));
     let unix_ms_at_start = unix_ms().saturating_sub(clock.now_ms());
     let auth = auth_options(config)?;

@@ -13,12 +13,13 @@ use super::limits::{FLUSH_BYTES_MAX, FLUSH_ROUNDS_MAX, LINGER, READ_WINDOW_MIN_B
 use super::peer_metrics::PeerMetrics;
 use super::reactor::Core;
 use super::socket::{Input, Sent, Socket};
+use super::tls::{self, Arrival, SPEAKS_TLS, looks_like_tls};
 use crate::node::{Class, PeerMessage};
 use crate::peer::limits::{COMPLAINT_INTERVAL_MS, GREETING_TIMEOUT_MS, INBOUND_MAX};
 use crate::peer::{Arrived, Dial, Event, Identity, Inbound, LaneId, Links, Roster};
 use crate::raft::NodeId;
+use crate::tls::Session;
 use bytes::Bytes;
-use glommio::net::TcpStream;
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
 use std::future::poll_fn;
@@ -46,6 +47,8 @@ pub struct Peers {
 /// One connection.
 struct Peer {
     socket: Socket,
+    /// With TLS.
+    session: Option<RefCell<Session>>,
     end: End,
     open: Cell<bool>,
     /// A task is writing what the socket did not take.
@@ -118,7 +121,7 @@ impl Peers {
     }
 
     /// Another member, or one who asks, has dialled.
-    pub fn accept(&self, core: &Rc<Core>, stream: TcpStream) {
+    pub fn accept(&self, core: &Rc<Core>, socket: Socket, session: Option<Session>) {
         if self.accepted.borrow().len() >= INBOUND_MAX {
             // It is closed by being dropped.
             return;
@@ -126,7 +129,7 @@ impl Peers {
         let number = self.numbers.replace(self.numbers.get() + 1);
         let inbound = RefCell::new(Inbound::new(core.clock().now_us()));
         let end = End::Accepted { number, inbound, input: RefCell::default() };
-        let peer = Rc::new(Peer::new(stream, end));
+        let peer = Rc::new(Peer::new(socket, session, end));
         self.accepted.borrow_mut().insert(number, peer.clone());
         glommio::spawn_local(read_all(core.clone(), peer)).detach();
     }
@@ -146,6 +149,7 @@ impl Peers {
             }
             End::Accepted { number, inbound, .. } => {
                 let length = data.len();
+                let speaks_tls = looks_like_tls(&data);
                 let mut arrived = Vec::new();
                 let received = {
                     let server = core.server().borrow();
@@ -161,7 +165,9 @@ impl Peers {
                     self.arrived(core, *number, from, arrived);
                 }
                 if let Err(error) = received {
-                    self.complain(now_us, from, &error.to_string());
+                    let hint = speaks_tls && from.is_none() && peer.session.is_none();
+                    let error = if hint { SPEAKS_TLS.to_owned() } else { error.to_string() };
+                    self.complain(now_us, from, &error);
                     return self.lost(core, peer, "");
                 }
                 self.answering.borrow_mut().push(peer.clone());
@@ -257,7 +263,7 @@ impl Peers {
                 drop(output);
                 return self.finish_if_over(peer);
             }
-            match peer.socket.send(&output) {
+            match peer.send(&mut output) {
                 Sent::All => {}
                 Sent::Part(len) => {
                     peer.stalled.set(true);
@@ -351,8 +357,19 @@ impl Peers {
 }
 
 impl Peer {
-    fn new(stream: TcpStream, end: End) -> Peer {
-        Peer { socket: Socket::new(stream), end, open: Cell::new(true), stalled: Cell::new(false) }
+    fn new(socket: Socket, session: Option<Session>, end: End) -> Peer {
+        let session = session.map(RefCell::new);
+        Peer { socket, session, end, open: Cell::new(true), stalled: Cell::new(false) }
+    }
+
+    /// Sends what the socket takes now. With TLS, `data` is what goes over the wire afterwards.
+    fn send(&self, data: &mut Vec<u8>) -> Sent {
+        if let Some(session) = &self.session
+            && session.borrow_mut().seal(data).is_err()
+        {
+            return Sent::Failed;
+        }
+        self.socket.send(data)
     }
 
     /// Ends both directions now; tasks that wait for the socket see its end.
@@ -366,12 +383,12 @@ async fn connect(core: Rc<Core>, dial: Dial) {
     let timeout = Duration::from_millis(GREETING_TIMEOUT_MS);
     let peers = core.peers();
     let Dial { id, url } = dial;
-    let made = peers.dialler.connect(&url, id.attempt, timeout).await;
+    let made = peers.dialler.connect(&core, &url, id.attempt, timeout).await;
     let now_us = core.clock().now_us();
     match made {
-        Ok(stream) => {
+        Ok((socket, session)) => {
             if peers.links.borrow_mut().connected(id, now_us) {
-                let peer = Rc::new(Peer::new(stream, End::Dialled(id)));
+                let peer = Rc::new(Peer::new(socket, session, End::Dialled(id)));
                 peers.dialled.borrow_mut().insert(id, peer.clone());
                 glommio::spawn_local(read_all(core.clone(), peer)).detach();
             }
@@ -382,6 +399,9 @@ async fn connect(core: Rc<Core>, dial: Dial) {
 }
 
 async fn read_all(core: Rc<Core>, peer: Rc<Peer>) {
+    if let Some(session) = &peer.session {
+        return read_sealed(&core, &peer, session).await;
+    }
     loop {
         let read = poll_fn(|context| {
             let fill = |window: &mut [u8]| peer.socket.poll_read(context, window);
@@ -405,6 +425,28 @@ async fn read_all(core: Rc<Core>, peer: Rc<Peer>) {
             }
             Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
             Err(error) => return core.peers().lost(&core, &peer, &error.to_string()),
+        }
+    }
+}
+
+async fn read_sealed(core: &Rc<Core>, peer: &Rc<Peer>, session: &RefCell<Session>) {
+    let input = match &peer.end {
+        End::Accepted { input, .. } => input,
+        End::Dialled(_) => &core.input,
+    };
+    loop {
+        let take = |data| {
+            if peer.open.get() {
+                core.peers().received(core, peer, data);
+            }
+        };
+        match tls::read(&peer.socket, session, &core.tls().sealed, input, take).await {
+            Arrival::Some { filled: true } => futures_lite::future::yield_now().await,
+            Arrival::Some { filled: false } => {}
+            Arrival::End => {
+                return core.peers().lost(core, peer, "the other end has closed the connection");
+            }
+            Arrival::Failed(error) => return core.peers().lost(core, peer, &error),
         }
     }
 }

@@ -27,12 +27,14 @@ use super::notify::Notify;
 use super::peers::Peers;
 use super::segments::Created;
 use super::snapshot_disk::{Done, SnapshotDisk};
-use super::socket::{Input, Sent};
+use super::socket::{Input, Sent, Socket};
 use super::store_disk::{Grown, StoreDisk};
+use super::tls::Tls;
 use super::{fatal, files, sigbus, uring, warm};
 use crate::node::{SnapshotOp, StopReason};
 use crate::rpc::{ConnId, ListenerKind, Server};
 use crate::store;
+use crate::tls::Session;
 use bytes::Bytes;
 use glommio::net::TcpStream;
 use glommio::timer::Timer;
@@ -54,6 +56,7 @@ pub struct Core {
     store_disk: RefCell<Rc<StoreDisk>>,
     snapshot_disk: SnapshotDisk,
     peers: Peers,
+    tls: Tls,
     wake: Notify,
     connections: RefCell<HashMap<ConnId, Rc<Connection>>>,
     connections_max: usize,
@@ -76,6 +79,7 @@ impl Core {
         store_disk: StoreDisk,
         snapshot_disk: SnapshotDisk,
         peers: Peers,
+        tls: Tls,
     ) -> Rc<Core> {
         let fds = uring::soft_limit(libc::RLIMIT_NOFILE).saturating_sub(FDS_RESERVED);
         store_disk.read_through(server.node().applier.store.warmer());
@@ -87,6 +91,7 @@ impl Core {
             store_disk: RefCell::new(Rc::new(store_disk)),
             snapshot_disk,
             peers,
+            tls,
             wake: Notify::default(),
             connections: RefCell::default(),
             connections_max: usize::try_from(fds).unwrap_or(usize::MAX).clamp(1, CONNECTIONS_MAX),
@@ -111,6 +116,10 @@ impl Core {
         &self.peers
     }
 
+    pub fn tls(&self) -> &Tls {
+        &self.tls
+    }
+
     /// Asks for another turn.
     pub fn wake(&self) {
         self.wake.notify();
@@ -122,7 +131,7 @@ impl Core {
 
     /// Whether another connection may be accepted. Sockets that only linger count no more.
     pub fn has_room(&self) -> bool {
-        self.connections.borrow().len() < self.connections_max
+        self.connections.borrow().len() + self.tls.handshakes() < self.connections_max
     }
 
     pub fn is_ready(&self) -> bool {
@@ -214,10 +223,28 @@ impl Core {
         let connected = self.server.borrow_mut().connect(kind, self.clock.now_ms());
         // Without a number the socket is closed by being dropped.
         let Some(id) = connected else { return };
-        let connection = Rc::new(Connection::new(id, stream));
+        let connection = Rc::new(Connection::new(id, Socket::new(stream), None));
         self.connections.borrow_mut().insert(id, connection.clone());
         self.wake.notify();
         glommio::spawn_local(connection::read_all(self.clone(), connection)).detach();
+    }
+
+    /// Takes a socket in with which there is a TLS session. `common_name`: of the client's certificate, where it
+    /// stands for a user.
+    pub fn secured(
+        self: &Rc<Self>,
+        socket: Socket,
+        session: Session,
+        kind: ListenerKind,
+        common_name: Option<String>,
+    ) {
+        let now_ms = self.clock.now_ms();
+        let connected = self.server.borrow_mut().connect_as(kind, common_name, now_ms);
+        let Some(id) = connected else { return };
+        let connection = Rc::new(Connection::new(id, socket, Some(session)));
+        self.connections.borrow_mut().insert(id, connection.clone());
+        self.wake.notify();
+        glommio::spawn_local(connection::read_sealed(self.clone(), connection)).detach();
     }
 
     pub fn wants_read(&self, connection: &Connection) -> bool {
@@ -472,12 +499,15 @@ impl Core {
             self.server.borrow_mut().take_output(id, FLUSH_BYTES_MAX, &mut output);
             if output.is_empty() {
                 if self.server.borrow_mut().should_close(id) {
+                    if self.server.borrow_mut().spoke_tls(id) {
+                        self.tls.reject_plain(self, connection.socket());
+                    }
                     self.forget(connection);
                     connection.finish();
                 }
                 return;
             }
-            match connection.send(&output) {
+            match connection.send(&mut output) {
                 Sent::All => {}
                 Sent::Part(len) => {
                     return connection.stall(self, output.split_off(len));

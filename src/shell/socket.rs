@@ -5,10 +5,11 @@ use super::limits::{READ_CHUNK_BYTES, READ_WINDOW_MIN_BYTES};
 use bytes::{Bytes, BytesMut};
 use futures_lite::io::{AsyncRead, AsyncWrite};
 use glommio::net::TcpStream;
+use socket2::SockRef;
 use std::cell::RefCell;
 use std::io;
-use std::net::Shutdown;
-use std::os::fd::{AsRawFd, RawFd};
+use std::net::{Shutdown, SocketAddr};
+use std::os::fd::{AsRawFd, BorrowedFd, RawFd};
 use std::pin::Pin;
 use std::task::{Context, Poll};
 
@@ -29,6 +30,13 @@ pub enum Sent {
 impl Socket {
     pub fn new(stream: TcpStream) -> Socket {
         Socket { fd: stream.as_raw_fd(), stream: RefCell::new(stream) }
+    }
+
+    /// The address of the other end; none on a Unix socket.
+    pub fn remote(&self) -> Option<SocketAddr> {
+        // SAFETY: `stream` keeps the descriptor open as long as `self` lives, which the borrow does not outlive.
+        let fd = unsafe { BorrowedFd::borrow_raw(self.fd) };
+        SockRef::from(&fd).peer_addr().ok()?.as_socket()
     }
 
     /// Sends what the socket takes now.

@@ -24,14 +24,16 @@ pub struct Cluster {
     dir: TempDir,
     args: Vec<String>,
     token: String,
+    peer_scheme: &'static str,
 }
 
 pub struct Member {
     pub name: String,
     pub client: SocketAddr,
     listen: SocketAddr,
-    /// Where the others find it: its proxy.
+    /// Where the others find it: its proxy, or itself with TLS, which no proxy sees through.
     advertised: SocketAddr,
+    peer_scheme: &'static str,
     initial_cluster: String,
     state: &'static str,
     running: Option<Running>,
@@ -55,12 +57,22 @@ impl Cluster {
 
     /// The same, with nothing started yet.
     pub fn stopped(count: usize, args: &[&str]) -> Cluster {
+        Cluster::stopped_as("http", count, args)
+    }
+
+    /// With TLS between the members, for which `args` and those of each member say the rest.
+    pub fn stopped_secure(count: usize, args: &[&str]) -> Cluster {
+        Cluster::stopped_as("https", count, args)
+    }
+
+    fn stopped_as(peer_scheme: &'static str, count: usize, args: &[&str]) -> Cluster {
         let mut cluster = Cluster {
             net: Net::default(),
             members: Vec::new(),
             dir: TempDir::new().expect("a temporary directory"),
             args: args.iter().map(|arg| (*arg).to_owned()).collect(),
             token: format!("crash-{}", std::process::id()),
+            peer_scheme,
         };
         for number in 0..count {
             cluster.prepare(&format!("m{number}"));
@@ -74,11 +86,13 @@ impl Cluster {
 
     fn prepare(&mut self, name: &str) {
         let [client, listen] = free_ports();
+        let is_plain = self.peer_scheme == "http";
         self.members.push(Member {
             name: name.to_owned(),
             client,
             listen,
-            advertised: proxy::start(&self.net, listen),
+            advertised: if is_plain { proxy::start(&self.net, listen) } else { listen },
+            peer_scheme: self.peer_scheme,
             initial_cluster: String::new(),
             state: "new",
             running: None,
@@ -108,8 +122,8 @@ impl Cluster {
             .arg(self.data_dir(at))
             .arg(format!("--listen-client-urls=http://{}", member.client))
             .arg(format!("--advertise-client-urls=http://{}", member.client))
-            .arg(format!("--listen-peer-urls=http://{}", member.listen))
-            .arg(format!("--initial-advertise-peer-urls=http://{}", member.advertised))
+            .arg(format!("--listen-peer-urls={}://{}", member.peer_scheme, member.listen))
+            .arg(format!("--initial-advertise-peer-urls={}", member.peer_url()))
             .arg(format!("--initial-cluster={}", member.initial_cluster))
             .arg(format!("--initial-cluster-token={}", self.token))
             .arg(format!("--initial-cluster-state={}", member.state))
@@ -250,7 +264,7 @@ impl Cluster {
 
 impl Member {
     pub fn peer_url(&self) -> String {
-        format!("http://{}", self.advertised)
+        format!("{}://{}", self.peer_scheme, self.advertised)
     }
 
     fn in_cluster(&self) -> String {

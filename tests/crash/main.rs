@@ -21,6 +21,7 @@ mod rng;
 #[allow(dead_code)]
 #[path = "../wire/server.rs"]
 mod server;
+mod tls;
 mod traffic;
 
 /// A runtime of one thread. Traffic has a thread and a runtime of its own, and goes on while the test waits.

@@ -23,6 +23,7 @@ mod rng;
 mod server;
 mod space;
 mod statuses;
+mod tls;
 mod tokens;
 mod watch;
 mod watchers;

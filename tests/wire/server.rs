@@ -86,6 +86,7 @@ pub struct Server {
     peer: SocketAddr,
     home: Home,
     args: Vec<String>,
+    scheme: &'static str,
     running: Option<Running>,
 }
 
@@ -105,15 +106,29 @@ pub struct Ended {
 
 impl Server {
     pub fn start(kind: Kind, args: &[&str]) -> Server {
-        Self::start_in(kind, args, None)
+        Self::start_in(kind, "http", args, None)
+    }
+
+    /// Clients need TLS; `args` say which.
+    pub fn start_tls(kind: Kind, args: &[&str]) -> Server {
+        Self::start_in(kind, "https", args, None)
+    }
+
+    pub fn start_tls_at(kind: Kind, args: &[&str], data_dir: &Path) -> Server {
+        Self::start_in(kind, "https", args, Some(data_dir))
     }
 
     /// With a data directory that outlives the server.
     pub fn start_at(kind: Kind, args: &[&str], data_dir: &Path) -> Server {
-        Self::start_in(kind, args, Some(data_dir))
+        Self::start_in(kind, "http", args, Some(data_dir))
     }
 
-    fn start_in(kind: Kind, args: &[&str], data_dir: Option<&Path>) -> Server {
+    fn start_in(
+        kind: Kind,
+        scheme: &'static str,
+        args: &[&str],
+        data_dir: Option<&Path>,
+    ) -> Server {
         let mut endings = Vec::new();
         for _ in 0..STARTS_MAX {
             let home = match data_dir {
@@ -122,7 +137,7 @@ impl Server {
             };
             let [client, peer] = free_ports();
             let args = args.iter().map(|arg| (*arg).to_owned()).collect();
-            let mut server = Server { kind, client, peer, home, args, running: None };
+            let mut server = Server { kind, client, peer, home, args, scheme, running: None };
             match server.run() {
                 Ok(()) => return server,
                 Err(ended) if ended.log.iter().any(|line| line.contains("in use")) => {
@@ -164,8 +179,8 @@ impl Server {
             .args(["--name", "default"])
             .arg("--data-dir")
             .arg(self.data_dir())
-            .arg(format!("--listen-client-urls=http://{}", self.client))
-            .arg("--advertise-client-urls=http://127.0.0.1:2379")
+            .arg(format!("--listen-client-urls={}://{}", self.scheme, self.client))
+            .arg(format!("--advertise-client-urls={}://127.0.0.1:2379", self.scheme))
             .arg(format!("--listen-peer-urls=http://{}", self.peer))
             .arg("--initial-advertise-peer-urls=http://127.0.0.1:2380")
             .arg("--initial-cluster=default=http://127.0.0.1:2380")
