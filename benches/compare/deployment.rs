@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use tempfile::TempDir;
 
-use crate::process;
+use crate::{process, tls};
 
 const READY: &str = "ready to serve client requests";
 const START_PATIENCE: Duration = Duration::from_secs(30);
@@ -21,6 +21,8 @@ pub struct Plan<'a> {
     pub binary: &'a Path,
     pub args: &'a [&'a str],
     pub members: usize,
+    /// With TLS.
+    pub tls: Option<&'a tls::Files>,
     /// The only CPU that the server may use.
     pub cpu: Option<usize>,
     /// On a real disk: everything is below it.
@@ -33,7 +35,7 @@ pub struct Deployment {
 
 struct Member {
     child: Child,
-    client: SocketAddr,
+    client: String,
     home: TempDir,
 }
 
@@ -56,7 +58,7 @@ impl Deployment {
 
     /// For `--endpoints`.
     pub fn endpoints(&self) -> String {
-        let addresses: Vec<_> = self.members.iter().map(|m| m.client.to_string()).collect();
+        let addresses: Vec<_> = self.members.iter().map(|m| m.client.clone()).collect();
         addresses.join(",")
     }
 
@@ -90,6 +92,8 @@ impl Member {
             .prefix("data-")
             .tempdir_in(plan.folder)
             .map_err(|error| format!("{}: {error}", plan.folder.display()))?;
+        let scheme = if plan.tls.is_some() { "https" } else { "http" };
+        let client = format!("{scheme}://{client}");
         let log = File::create(home.path().join("log"))
             .map_err(|error| format!("the server's log: {error}"))?;
         let also = log.try_clone().map_err(|error| format!("the server's log: {error}"))?;
@@ -104,12 +108,13 @@ impl Member {
         command
             .args(["--name", name, "--data-dir"])
             .arg(home.path().join("data"))
-            .arg(format!("--listen-client-urls=http://{client}"))
-            .arg(format!("--advertise-client-urls=http://{client}"))
+            .arg(format!("--listen-client-urls={client}"))
+            .arg(format!("--advertise-client-urls={client}"))
             .arg(format!("--listen-peer-urls=http://{peer}"))
             .arg(format!("--initial-advertise-peer-urls=http://{peer}"))
             .arg(format!("--initial-cluster={cluster}"))
             .args(plan.args)
+            .args(plan.tls.map(tls::Files::server_args).unwrap_or_default())
             .stdin(Stdio::null())
             .stdout(log)
             .stderr(also);

@@ -30,6 +30,9 @@ pub struct Options {
     /// Short runs over few keys: shows that it works, and no figures to be cited
     #[arg(long)]
     pub quick: bool,
+    /// Clients with TLS, and certificates on both sides
+    #[arg(long)]
+    pub tls: bool,
     /// Where the report goes
     #[arg(
         long,

@@ -210,6 +210,9 @@ pub fn index(options: &Options, pairs: usize, done: &[Comparison<'_>]) -> String
         options.ringd.display(),
         options.etcd.display(),
     );
+    if options.tls {
+        out.push_str("All connections have TLS, and certificates on both sides.\n\n");
+    }
     if options.quick {
         out.push_str("**A quick run: these are no figures.**\n\n");
     }

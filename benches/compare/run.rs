@@ -11,6 +11,7 @@ use crate::deployment::{Deployment, Plan};
 use crate::options::Options;
 use crate::report::{self, Comparison};
 use crate::shapes::{Metric, QUICK, Shape, Subjects};
+use crate::tls;
 
 /// No single run of the generator takes longer, the filling of a million keys included.
 const RUN_PATIENCE: Duration = Duration::from_secs(180);
@@ -55,6 +56,8 @@ pub fn compare(options: &Options, shapes: &[Shape]) -> Result<(), String> {
             return Err(format!("no {name} at {}{hint}", binary.display()));
         }
     }
+    let tls = if options.tls { Some(tls::Files::make(out)?) } else { None };
+    let tls = tls.as_ref();
     let pairs = if options.quick { 1 } else { options.pairs.max(1) };
     let mut done: Vec<Comparison<'_>> = Vec::new();
     for shape in shapes {
@@ -66,7 +69,7 @@ pub fn compare(options: &Options, shapes: &[Shape]) -> Result<(), String> {
         let mut runs: Vec<Vec<Measured>> = subjects.iter().map(|_| Vec::new()).collect();
         for pair in 1..=pairs {
             for (runs, (name, binary)) in runs.iter_mut().zip(subjects) {
-                let measured = measure(options, shape, binary)
+                let measured = measure(options, shape, binary, tls)
                     .map_err(|error| format!("{} with {name}: {error}", shape.name))?;
                 let path = out.join(format!("{}-{name}-{pair}.json", shape.name));
                 let json = serde_json::to_string_pretty(&measured.report).unwrap_or_default();
@@ -90,20 +93,26 @@ pub fn compare(options: &Options, shapes: &[Shape]) -> Result<(), String> {
     Ok(())
 }
 
-fn measure(options: &Options, shape: &Shape, binary: &Path) -> Result<Measured, String> {
+fn measure(
+    options: &Options,
+    shape: &Shape,
+    binary: &Path,
+    tls: Option<&tls::Files>,
+) -> Result<Measured, String> {
     let plan = Plan {
         binary,
         args: shape.server_args,
         members: options.members.into(),
+        tls,
         cpu: shape.is_pinned.then_some(0),
         folder: &options.out,
     };
     let deployment = Deployment::start(&plan)?;
     let heap = deployment.watch_heap();
-    bench(options, shape, &shape.prepare, &deployment)?;
+    bench(options, shape, &shape.prepare, &deployment, tls)?;
     std::thread::sleep(SETTLE);
     let (heap_before, cpu_before) = (deployment.heap_bytes(), deployment.cpu_seconds());
-    let report = bench(options, shape, &shape.load, &deployment)?;
+    let report = bench(options, shape, &shape.load, &deployment, tls)?;
     let cpu_seconds = deployment.cpu_seconds() - cpu_before;
     let heap_bytes = heap.peak_bytes();
     std::thread::sleep(SETTLE);
@@ -145,6 +154,7 @@ fn bench(
     shape: &Shape,
     words: &[&str],
     deployment: &Deployment,
+    tls: Option<&tls::Files>,
 ) -> Result<Report, String> {
     let quick = |word: &&str| {
         let other = QUICK.iter().find(|(long, _)| options.quick && long == word);
@@ -164,6 +174,7 @@ fn bench(
         .args(words.iter().map(quick))
         .args(["--quiet", "--endpoints", &deployment.endpoints(), "--json"])
         .arg(&json)
+        .args(tls.map(tls::Files::client_args).unwrap_or_default())
         .stdin(Stdio::null())
         .stdout(Stdio::null());
     let child = command.spawn().map_err(|error| format!("ringd bench: {error}"))?;

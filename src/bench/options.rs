@@ -95,6 +95,18 @@ pub struct Options {
         help_heading = "Server"
     )]
     pub endpoints: Vec<String>,
+    /// Whom to trust, for endpoints with https:// [default: whom the system trusts]
+    #[arg(long, value_name = "FILE", help_heading = "Server")]
+    pub cacert: Option<PathBuf>,
+    /// Certificate to show, in PEM
+    #[arg(long, value_name = "FILE", requires = "key", help_heading = "Server")]
+    pub cert: Option<PathBuf>,
+    /// Its key
+    #[arg(long, value_name = "FILE", requires = "cert", help_heading = "Server")]
+    pub key: Option<PathBuf>,
+    /// Take any server's certificate
+    #[arg(long, help_heading = "Server")]
+    pub insecure_skip_tls_verify: bool,
     /// Connections
     #[arg(
         long,
@@ -303,9 +315,6 @@ impl Options {
         }
         within("key-size", self.key_size, 1, 1 << 20)?;
         for endpoint in &self.endpoints {
-            if endpoint.starts_with("https://") {
-                return Err(format!("--endpoints {endpoint}: TLS is not supported yet"));
-            }
             if address(endpoint)
                 .rsplit_once(':')
                 .is_none_or(|(_, port)| port.parse::<u16>().is_err())
@@ -323,7 +332,8 @@ impl Options {
 
 /// Host and port of an endpoint, which may be a URL.
 pub fn address(endpoint: &str) -> &str {
-    endpoint.strip_prefix("http://").unwrap_or(endpoint).trim_end_matches('/')
+    let of = |scheme| endpoint.strip_prefix(scheme);
+    of("http://").or_else(|| of("https://")).unwrap_or(endpoint).trim_end_matches('/')
 }
 
 fn nanoseconds(text: &str) -> Result<u64, String> {
@@ -393,7 +403,8 @@ mod tests {
             ("put -c 0", "--connections 0"),
             ("put --key-size 7", "--key-size 7"),
             ("put --endpoints nowhere", "nowhere"),
-            ("put --endpoints https://a:1", "TLS"),
+            ("put --endpoints https://a", "https://a"),
+            ("put --cert a", "--key"),
             ("put --limit 5", "--limit"),
             ("range --keys-only", "--limit"),
             ("mixed --read-percent 101", "101"),

@@ -304,7 +304,10 @@ impl Config {
             tls: security::policy(&s, &mut warnings)?,
             self_signed_cert_years: u32::try_from(s.uint("self-signed-cert-validity"))
                 .unwrap_or(u32::MAX),
-            tls_handshake_timeout_ms: duration_ms(&s, "ringd-tls-handshake-timeout")?,
+            tls_handshake_timeout_ms: match duration_ms(&s, "ringd-tls-handshake-timeout")? {
+                0 => return Err(s.invalid("ringd-tls-handshake-timeout", "must be above 0")),
+                ms => ms,
+            },
             data_dir,
             wal_dir: path("wal-dir"),
             listen_client_urls,

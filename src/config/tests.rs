@@ -179,8 +179,8 @@ fn the_environment_gives_what_the_command_line_does_not() {
 fn a_bad_variable_is_named_as_a_variable() {
     let error = parse_env(&[], &[("ETCD_ELECTION_TIMEOUT", "x")]).unwrap_err().to_string();
     assert!(error.starts_with("invalid value \"x\" for ETCD_ELECTION_TIMEOUT: "), "{error}");
-    let error = parse_env(&[], &[("ETCD_CERT_FILE", "a")]).unwrap_err().to_string();
-    assert_eq!(error, "not supported yet: ETCD_CERT_FILE (set to \"a\")");
+    let error = parse_env(&[], &[("ETCD_DISCOVERY_TOKEN", "a")]).unwrap_err().to_string();
+    assert_eq!(error, "not supported yet: ETCD_DISCOVERY_TOKEN (set to \"a\")");
 }
 
 #[test]

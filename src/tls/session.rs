@@ -145,6 +145,11 @@ pub fn describe(error: &Error) -> String {
         Error::AlertReceived(AlertDescription::UnknownCA | AlertDescription::BadCertificate) => {
             "remote error: tls: the other end does not take this certificate".to_owned()
         }
+        Error::PeerIncompatible(how) => {
+            format!(
+                "tls: the other end offers no version or cipher suite that is taken here ({how:?})"
+            )
+        }
         Error::AlertReceived(alert) => format!("remote error: tls: {alert:?}"),
         error => format!("tls: {error}"),
     }

@@ -246,6 +246,8 @@ fn certificates_that_members_make_for_themselves_are_taken_and_hide_what_is_said
     let rules = Rules { is_self_signed: true, ..Rules::default() };
     let member = material(&files(Some(&own), None), &rules, &Policy::default());
     assert_eq!(member.ends, [(Role::Certificate, made.not_after_s)]);
+    let outcome = shake(&member, &member, "10.0.0.1");
+    assert!(outcome.server.is_ok() && outcome.client.is_ok());
 }
 
 #[test]

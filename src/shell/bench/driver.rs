@@ -14,9 +14,12 @@ use std::time::{Duration, Instant};
 use mio::net::TcpStream;
 use mio::unix::SourceFd;
 use mio::{Events, Interest, Poll, Token};
+use rustls::ClientConfig;
 
+use super::tls;
 use crate::bench::{Engine, LinkId, Options, READ_BYTES, Report};
 use crate::shell::uring::raise_limit;
+use crate::tls::{Session, describe};
 
 const EVENTS: usize = 1_024;
 const TIMER: Token = Token(usize::MAX);
@@ -29,6 +32,22 @@ const IDLE: Duration = Duration::from_millis(200);
 struct Socket {
     stream: TcpStream,
     is_connected: bool,
+    secure: Option<Secure>,
+}
+
+/// What a socket with TLS has besides.
+struct Secure {
+    session: Session,
+    /// Sealed, and not taken by the socket yet.
+    sealed: Vec<u8>,
+}
+
+impl Socket {
+    /// Requests may be sent.
+    fn is_open(&self) -> bool {
+        let is_greeted = self.secure.as_ref().is_none_or(|tls| !tls.session.is_handshaking());
+        self.is_connected && is_greeted
+    }
 }
 
 struct Driver {
@@ -36,9 +55,12 @@ struct Driver {
     started: Instant,
     poll: Poll,
     sockets: Vec<Option<Socket>>,
-    endpoints: Vec<SocketAddr>,
+    endpoints: Vec<Endpoint>,
+    tls: Option<Arc<ClientConfig>>,
     timer: Timer,
     buffer: Vec<u8>,
+    /// What a session has opened of it.
+    plain: Vec<u8>,
     /// Sockets that had more to give when their turn was over.
     again: Vec<LinkId>,
     dirty: Vec<LinkId>,
@@ -46,6 +68,7 @@ struct Driver {
 
 pub fn drive(options: Options, shows_progress: bool) -> Result<Report, String> {
     let endpoints = options.endpoints.iter().map(|e| resolve(e)).collect::<Result<_, _>>()?;
+    let tls = tls::config(&options)?;
     let stop = Arc::new(AtomicBool::new(false));
     listen_to_signals(&stop).map_err(|error| format!("signals: {error}"))?;
     // If they do not suffice, connecting says so.
@@ -62,8 +85,10 @@ pub fn drive(options: Options, shows_progress: bool) -> Result<Report, String> {
         poll,
         sockets: (0..connections).map(|_| None).collect(),
         endpoints,
+        tls,
         timer,
         buffer: vec![0; READ_BYTES],
+        plain: vec![0; READ_BYTES],
         again: Vec::new(),
         dirty: Vec::new(),
     };
@@ -138,17 +163,27 @@ impl Driver {
     }
 
     fn dial(&mut self, link: LinkId) {
-        let address = self.endpoints[link % self.endpoints.len()];
-        let dialled = TcpStream::connect(address).and_then(|mut stream| {
-            stream.set_nodelay(true)?;
-            let interest = Interest::READABLE | Interest::WRITABLE;
-            self.poll.registry().register(&mut stream, Token(link), interest)?;
-            Ok(stream)
-        });
-        match dialled {
-            Ok(stream) => self.sockets[link] = Some(Socket { stream, is_connected: false }),
-            Err(error) => self.engine.lost(link, &error.to_string(), self.now_ns()),
+        match self.try_dial(link) {
+            Ok(socket) => self.sockets[link] = Some(socket),
+            Err(error) => self.engine.lost(link, &error, self.now_ns()),
         }
+    }
+
+    fn try_dial(&mut self, link: LinkId) -> Result<Socket, String> {
+        let endpoint = &self.endpoints[link % self.endpoints.len()];
+        let text = |error: io::Error| error.to_string();
+        let mut stream = TcpStream::connect(endpoint.address).map_err(text)?;
+        stream.set_nodelay(true).map_err(text)?;
+        let interest = Interest::READABLE | Interest::WRITABLE;
+        self.poll.registry().register(&mut stream, Token(link), interest).map_err(text)?;
+        let secure = match (&endpoint.tls_host, &self.tls) {
+            (Some(host), Some(config)) => {
+                let session = Session::dial(config.clone(), host).map_err(|e| describe(&e))?;
+                Some(Secure { session, sealed: Vec::new() })
+            }
+            _ => None,
+        };
+        Ok(Socket { stream, is_connected: false, secure })
     }
 
     fn writable(&mut self, link: LinkId) {
@@ -157,7 +192,9 @@ impl Driver {
             match (socket.stream.take_error(), socket.stream.peer_addr()) {
                 (Ok(None), Ok(_)) => {
                     socket.is_connected = true;
-                    self.engine.connected(link);
+                    if socket.is_open() {
+                        self.engine.connected(link);
+                    }
                 }
                 // Not yet.
                 (Ok(None), Err(error)) if error.kind() == io::ErrorKind::NotConnected => return,
@@ -181,9 +218,9 @@ impl Driver {
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
                 Err(error) => return self.lose(link, &error.to_string()),
             };
-            let now_ns = self.now_ns();
-            if self.engine.receive(link, &self.buffer[..read], now_ns).is_err() {
-                self.sockets[link] = None;
+            let is_secure = socket.secure.is_some();
+            let taken = if is_secure { self.open(link, read) } else { self.take(link, read) };
+            if !taken {
                 return;
             }
             self.flush_dirty();
@@ -192,6 +229,47 @@ impl Driver {
             }
         }
         self.again.push(link);
+    }
+
+    /// Hands on what was read. False if the connection is over.
+    fn take(&mut self, link: LinkId, read: usize) -> bool {
+        let now_ns = self.now_ns();
+        let taken = self.engine.receive(link, &self.buffer[..read], now_ns).is_ok();
+        if !taken {
+            self.sockets[link] = None;
+        }
+        taken
+    }
+
+    /// The same with TLS.
+    fn open(&mut self, link: LinkId, read: usize) -> bool {
+        let now_ns = self.now_ns();
+        let mut rest = &self.buffer[..read];
+        while !rest.is_empty() {
+            let Some(socket) = self.sockets[link].as_mut() else { return false };
+            let was_open = socket.is_open();
+            let Some(Secure { session, .. }) = &mut socket.secure else { return false };
+            if let Err(error) = session.feed(&mut rest) {
+                self.lose(link, &describe(&error));
+                return false;
+            }
+            loop {
+                let len = session.read(&mut self.plain);
+                if len == 0 {
+                    break;
+                }
+                if self.engine.receive(link, &self.plain[..len], now_ns).is_err() {
+                    self.sockets[link] = None;
+                    return false;
+                }
+            }
+            if !was_open && socket.is_open() {
+                self.engine.connected(link);
+            }
+        }
+        // What the session itself has to say, the end of the handshake above all.
+        self.flush(link);
+        true
     }
 
     fn flush_dirty(&mut self) {
@@ -209,15 +287,31 @@ impl Driver {
             let Some(socket) = self.sockets[link].as_mut().filter(|s| s.is_connected) else {
                 return;
             };
-            let output = self.engine.output(link);
+            let is_open = socket.is_open();
+            let output = match &mut socket.secure {
+                None => self.engine.output(link),
+                Some(Secure { session, sealed }) => {
+                    if sealed.is_empty() && is_open {
+                        sealed.extend_from_slice(self.engine.output(link));
+                        let taken = sealed.len();
+                        if taken > 0 && session.seal(sealed).is_err() {
+                            return self.lose(link, "the session is over");
+                        }
+                        self.engine.sent(link, taken);
+                    }
+                    session.take_output(sealed);
+                    sealed
+                }
+            };
             if output.is_empty() {
                 return;
             }
-            match socket.stream.write(output) {
-                Ok(written) => self.engine.sent(link, written),
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return,
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                Err(error) => return self.lose(link, &error.to_string()),
+            match (socket.stream.write(output), &mut socket.secure) {
+                (Ok(written), Some(tls)) => drop(tls.sealed.drain(..written)),
+                (Ok(written), None) => self.engine.sent(link, written),
+                (Err(error), _) if error.kind() == io::ErrorKind::WouldBlock => return,
+                (Err(error), _) if error.kind() == io::ErrorKind::Interrupted => {}
+                (Err(error), _) => return self.lose(link, &error.to_string()),
             }
         }
     }
@@ -306,11 +400,22 @@ impl Timer {
     }
 }
 
-fn resolve(endpoint: &str) -> Result<SocketAddr, String> {
+struct Endpoint {
+    address: SocketAddr,
+    /// Whom the certificate has to be for; none without TLS.
+    tls_host: Option<String>,
+}
+
+fn resolve(endpoint: &str) -> Result<Endpoint, String> {
     let address = crate::bench::address(endpoint);
     let mut found =
         address.to_socket_addrs().map_err(|error| format!("--endpoints {endpoint}: {error}"))?;
-    found.next().ok_or_else(|| format!("--endpoints {endpoint}: has no address"))
+    let host = address.rsplit_once(':').map_or(address, |(host, _)| host);
+    let host = host.trim_start_matches('[').trim_end_matches(']').to_owned();
+    Ok(Endpoint {
+        address: found.next().ok_or_else(|| format!("--endpoints {endpoint}: has no address"))?,
+        tls_host: endpoint.starts_with("https://").then_some(host),
+    })
 }
 
 /// The first signal ends the load, a second one the program.

@@ -2,6 +2,7 @@
 //! `crate::bench`; here are its sockets, its clock and its files.
 
 mod driver;
+mod tls;
 
 use std::ffi::OsString;
 use std::io::IsTerminal;
