@@ -210,6 +210,8 @@ impl Transport {
     }
 }
 
+type Counter = fn(&Transport) -> &AtomicU64;
+
 /// Lines of metrics.
 pub fn render(transports: &[&Transport]) -> String {
     let mut out = String::new();
@@ -240,7 +242,7 @@ pub fn render(transports: &[&Transport]) -> String {
         "Time until the first certificate of a file expires.",
         expiries,
     );
-    let counts = |of: [(&str, fn(&Transport) -> &AtomicU64); 2]| {
+    let counts = |of: [(&str, Counter); 2]| {
         let used = transports.iter().filter(|transport| transport.current().server.is_some());
         let lines = used.flat_map(|transport| {
             of.map(|(result, counter)| {
