@@ -95,18 +95,18 @@ pub struct Options {
         help_heading = "Server"
     )]
     pub endpoints: Vec<String>,
-    /// Whom to trust, for endpoints with https:// [default: whom the system trusts]
+    /// Whom to trust [default: as the system does]
     #[arg(long, value_name = "FILE", help_heading = "Server")]
     pub cacert: Option<PathBuf>,
-    /// Certificate to show, in PEM
+    /// Certificate to show
     #[arg(long, value_name = "FILE", requires = "key", help_heading = "Server")]
     pub cert: Option<PathBuf>,
     /// Its key
     #[arg(long, value_name = "FILE", requires = "cert", help_heading = "Server")]
     pub key: Option<PathBuf>,
     /// Take any server's certificate
-    #[arg(long, help_heading = "Server")]
-    pub insecure_skip_tls_verify: bool,
+    #[arg(long, alias = "insecure-skip-tls-verify", help_heading = "Server")]
+    pub insecure: bool,
     /// Connections
     #[arg(
         long,

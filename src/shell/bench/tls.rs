@@ -24,16 +24,13 @@ pub fn config(options: &Options) -> Result<Option<Arc<ClientConfig>>, String> {
         _ => None,
     };
     let trusted = options.cacert.as_deref().map(read).transpose()?;
-    let system_roots = match trusted.is_none() && !options.insecure_skip_tls_verify {
+    let system_roots = match trusted.is_none() && !options.insecure {
         true => rustls_native_certs::load_native_certs().certs,
         false => Vec::new(),
     };
     let contents = Contents { client_certificate, trusted, system_roots, ..Contents::default() };
-    let rules = Rules {
-        is_self_signed: options.insecure_skip_tls_verify,
-        protocols: vec![b"h2"],
-        ..Rules::default()
-    };
+    let rules =
+        Rules { is_self_signed: options.insecure, protocols: vec![b"h2"], ..Rules::default() };
     let material = Material::new(&contents, &rules, &Policy::default())?;
     Ok(Some(material.client))
 }
