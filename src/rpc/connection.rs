@@ -124,8 +124,6 @@ pub struct Connection {
     pub common_name: Option<Rc<str>>,
     /// Metrics only: no gRPC on this listener.
     pub http_only: bool,
-    /// Of the subject of the client's certificate, which was verified; where it stands for a user.
-    pub common_name: Option<String>,
     pub spoke_tls: bool,
     waiting: usize,
     /// Octets that the decoders of all calls keep of messages that are not complete.
@@ -333,12 +331,7 @@ pub struct Connections {
 }
 
 impl Connections {
-    pub fn insert(
-        &mut self,
-        http_only: bool,
-        common_name: Option<String>,
-        now_ms: u64,
-    ) -> Option<ConnId> {
+    pub fn insert(&mut self, http_only: bool, now_ms: u64) -> Option<ConnId> {
         if self.slab.len() >= limits::CONNECTIONS_MAX {
             return None;
         }
@@ -350,7 +343,6 @@ impl Connections {
             protocol: Protocol::Unknown(BytesMut::new()),
             calls: FxHashMap::default(),
             http_only,
-            common_name,
             spoke_tls: false,
             waiting: 0,
             needs_leader: BTreeSet::new(),

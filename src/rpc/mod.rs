@@ -233,25 +233,10 @@ impl Server {
 
     /// A new connection, unless there are too many.
     pub fn connect(&mut self, kind: ListenerKind, now_ms: u64) -> Option<ConnId> {
-        self.connect_as(kind, None, now_ms)
-    }
-
-    /// The same for a client with a certificate. `common_name`: its subject's, where that stands for a user.
-    pub fn connect_as(
-        &mut self,
-        kind: ListenerKind,
-        common_name: Option<String>,
-        now_ms: u64,
-    ) -> Option<ConnId> {
         if self.core.stopping {
             return None;
         }
-        self.connections.insert(kind == ListenerKind::Metrics, common_name, now_ms)
-    }
-
-    /// The common name of a client's certificate, where it stands for a user.
-    pub fn common_name(&mut self, id: ConnId) -> Option<&str> {
-        self.connections.get(id)?.common_name.as_deref()
+        self.connections.insert(kind == ListenerKind::Metrics, now_ms)
     }
 
     /// Whether a connection is to be closed because its client spoke TLS where none is spoken.

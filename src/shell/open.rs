@@ -215,7 +215,8 @@ fn auth_options(config: &Config) -> Result<AuthOptions, String> {
             TokenKind::Jwt(Arc::new(jwt.map_err(|error| format!("--auth-token: {error}"))?))
         }
     };
-    Ok(AuthOptions { tokens, bcrypt_cost: config.bcrypt_cost, ..AuthOptions::default() })
+    let client_cert_auth = config.client_security.client_cert_auth;
+    Ok(AuthOptions { tokens, bcrypt_cost: config.bcrypt_cost, client_cert_auth })
 }
 
 #[cfg(test)]

@@ -167,6 +167,52 @@ fn etcdctl_speaks_tls_with_a_certificate_of_its_own() {
 }
 
 #[test]
+fn the_common_name_of_a_certificate_is_a_user() {
+    let mut pki = Pki::new();
+    pki.issue("server", &Order::new("server", &["127.0.0.1"]));
+    for name in ["root", "alice", "nobody"] {
+        pki.issue(name, &Order::new(name, &[]));
+    }
+    let as_user = |name: &str| {
+        [
+            pki.flag("cacert", "ca.pem"),
+            pki.flag("cert", &format!("{name}.pem")),
+            pki.flag("key", &format!("{name}-key.pem")),
+        ]
+    };
+    for kind in kinds() {
+        let server = start(kind, &pki.mutual());
+        for line in [
+            "user add root --no-password",
+            "user add alice --no-password",
+            "role add root",
+            "role add reader",
+            "role grant-permission reader readwrite a",
+            "user grant-role root root",
+            "user grant-role alice reader",
+            "auth enable",
+        ] {
+            let command: Vec<&str> = line.split(' ').collect();
+            let Some(done) = etcdctl(&server, &as_user("root"), &command) else {
+                return skip(
+                    "common names",
+                    "no etcdctl (tests/tools/build makes it, and needs Go)",
+                );
+            };
+            assert!(done.status.success(), "{kind}: {line}: {}", text(&done.stderr));
+        }
+        let put = |user: &str, key: &str| {
+            let put = etcdctl(&server, &as_user(user), &["put", key, "x"]).unwrap();
+            text(&put.stdout) + &text(&put.stderr)
+        };
+        assert_eq!(put("alice", "a"), "OK\n", "{kind}");
+        assert!(put("alice", "b").contains("permission denied"), "{kind}");
+        assert!(!put("nobody", "a").contains("OK"), "{kind}");
+        assert_eq!(put("root", "b"), "OK\n", "{kind}");
+    }
+}
+
+#[test]
 fn whose_certificate_is_taken_is_what_etcd_takes() {
     let mut pki = Pki::new();
     pki.issue("server", &Order::new("server", &["127.0.0.1"]));
