@@ -40,7 +40,7 @@ pub enum Group {
 }
 
 impl Group {
-    pub const ALL: [(Group, &'static str); 10] = [
+    pub const ALL: [(Group, &'static str); 11] = [
         (Group::Member, "This member"),
         (Group::Listening, "Where it listens, and where others find it"),
         (Group::Tls, "TLS"),
