@@ -125,9 +125,9 @@ fn wait_for_line(server: &Server, parts: &[&str]) -> String {
 
 fn etcdctl(server: &Server, options: &[String], command: &[&str]) -> Option<Output> {
     let mut etcdctl = Command::new(tool("etcdctl")?);
-    etcdctl.arg(format!("--endpoints=https://{}", server.client)).args(options).args(command);
-    // One try: an error is what some tests look for.
-    Some(etcdctl.arg("--command-timeout=20s").output().expect("etcdctl runs"))
+    // What comes later wins: a command may be given less time.
+    etcdctl.arg(format!("--endpoints=https://{}", server.client)).arg("--command-timeout=20s");
+    Some(etcdctl.args(options).args(command).output().expect("etcdctl runs"))
 }
 
 fn text(output: &[u8]) -> String {
