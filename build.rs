@@ -1,7 +1,13 @@
-//! Turns the schemas of `src/proto` into Rust types, and keeps the compiled schemas themselves
-//! (`ringd.fds`, a `FileDescriptorSet`), so that nothing but Rust is needed to build.
+//! Turns the schemas of `src/proto` into Rust types and into tables of messages, enums and methods (`schema.rs`,
+//! for the JSON gateway), and keeps the compiled schemas themselves (`ringd.fds`, a `FileDescriptorSet`), so that
+//! nothing but Rust is needed to build.
 
+use std::collections::BTreeMap;
+use std::fmt::Write;
 use std::{env, error::Error, fs, path::PathBuf};
+
+use prost_types::field_descriptor_proto::{Label, Type};
+use prost_types::{DescriptorProto, EnumDescriptorProto, FieldDescriptorProto, FileDescriptorSet};
 
 const ROOT: &str = "src/proto";
 
@@ -40,6 +46,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     fs::write(out.join("ringd.fds"), compiler.encode_file_descriptor_set())?;
 
     let mut for_rust = compiler.file_descriptor_set();
+    fs::write(out.join("schema.rs"), Schema::of(&for_rust).tables()?)?;
     for field in for_rust
         .file
         .iter_mut()
@@ -52,4 +59,115 @@ fn main() -> Result<(), Box<dyn Error>> {
     }
     prost_build::Config::new().bytes(["."]).compile_fds(for_rust)?;
     Ok(())
+}
+
+/// All messages and enums with their full names, in the order of the files.
+#[derive(Default)]
+struct Schema<'a> {
+    messages: Vec<(String, &'a DescriptorProto)>,
+    enums: Vec<(String, &'a EnumDescriptorProto)>,
+    /// Full names with the dot in front, as types are named; places in the lists above.
+    places: BTreeMap<String, usize>,
+    methods: Vec<(String, &'a prost_types::MethodDescriptorProto)>,
+}
+
+impl<'a> Schema<'a> {
+    fn of(files: &'a FileDescriptorSet) -> Self {
+        let mut schema = Self::default();
+        for file in &files.file {
+            // The imports of descriptors describe schemas, not messages.
+            if file.package().starts_with("google.") {
+                continue;
+            }
+            let package = file.package();
+            file.enum_type.iter().for_each(|one| schema.add_enum(package, one));
+            file.message_type.iter().for_each(|one| schema.add_message(package, one));
+            for service in &file.service {
+                let path = |name: &str| format!("/{package}.{}/{name}", service.name());
+                schema.methods.extend(service.method.iter().map(|one| (path(one.name()), one)));
+            }
+        }
+        schema
+    }
+
+    fn add_message(&mut self, within: &str, message: &'a DescriptorProto) {
+        let name = format!("{within}.{}", message.name());
+        message.enum_type.iter().for_each(|one| self.add_enum(&name, one));
+        message.nested_type.iter().for_each(|one| self.add_message(&name, one));
+        self.places.insert(format!(".{name}"), self.messages.len());
+        self.messages.push((name, message));
+    }
+
+    fn add_enum(&mut self, within: &str, one: &'a EnumDescriptorProto) {
+        let name = format!("{within}.{}", one.name());
+        self.places.insert(format!(".{name}"), self.enums.len());
+        self.enums.push((name, one));
+    }
+
+    fn place(&self, name: &str) -> Result<usize, Box<dyn Error>> {
+        Ok(*self.places.get(name).ok_or_else(|| format!("{name} is in no schema"))?)
+    }
+
+    /// The source of the tables that `src/proto/schema.rs` includes.
+    fn tables(&self) -> Result<String, Box<dyn Error>> {
+        let mut out = String::from("pub static MESSAGES: &[Message] = &[\n");
+        for (name, message) in &self.messages {
+            writeln!(out, "Message {{ name: {name:?}, fields: &[")?;
+            for field in &message.field {
+                out.push_str(&self.field(message, field)?);
+            }
+            out.push_str("] },\n");
+        }
+        out.push_str("];\npub static ENUMS: &[Enum] = &[\n");
+        for (name, one) in &self.enums {
+            write!(out, "Enum {{ name: {name:?}, values: &[")?;
+            for value in &one.value {
+                write!(out, "({}, {:?}), ", value.number(), value.name())?;
+            }
+            out.push_str("] },\n");
+        }
+        out.push_str("];\npub static METHODS: &[Method] = &[\n");
+        for (path, method) in &self.methods {
+            writeln!(
+                out,
+                "Method {{ path: {path:?}, request: {}, response: {}, client_streams: {}, server_streams: {} }},",
+                self.place(method.input_type())?,
+                self.place(method.output_type())?,
+                method.client_streaming(),
+                method.server_streaming(),
+            )?;
+        }
+        out.push_str("];\n");
+        Ok(out)
+    }
+
+    fn field(
+        &self,
+        message: &DescriptorProto,
+        field: &FieldDescriptorProto,
+    ) -> Result<String, Box<dyn Error>> {
+        let kind = match field.r#type() {
+            Type::Bool => "Bool".to_owned(),
+            Type::Int32 => "Int32".to_owned(),
+            Type::Int64 => "Int64".to_owned(),
+            Type::Uint32 => "Uint32".to_owned(),
+            Type::Uint64 => "Uint64".to_owned(),
+            Type::String => "String".to_owned(),
+            Type::Bytes => "Bytes".to_owned(),
+            Type::Enum => format!("Enum({})", self.place(field.type_name())?),
+            Type::Message => format!("Message({})", self.place(field.type_name())?),
+            other => return Err(format!("{}: fields cannot be {other:?}", field.name()).into()),
+        };
+        let oneof = match field.oneof_index {
+            Some(index) => format!("Some({:?})", message.oneof_decl[index as usize].name()),
+            None => "None".to_owned(),
+        };
+        Ok(format!(
+            "Field {{ number: {}, name: {:?}, json_name: {:?}, kind: Kind::{kind}, repeated: {}, oneof: {oneof} }},\n",
+            field.number(),
+            field.name(),
+            field.json_name(),
+            field.label() == Label::Repeated,
+        ))
+    }
 }

@@ -5,6 +5,7 @@ pub mod auth;
 pub mod bbolt;
 pub mod bench;
 pub mod config;
+pub mod gateway;
 pub mod grpc;
 pub mod h2;
 pub mod lease;

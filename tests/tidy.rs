@@ -21,6 +21,8 @@ const EDGES: &[(&str, &[&str])] = &[
     ("bbolt", &[]),
     ("tls", &[]),
     ("config", &["tls"]),
+    // JSON in the place of protobuf.
+    ("gateway", &["proto"]),
     ("version", &[]),
     ("membership", &[]),
     // Meaning: revisions, leases, and what an entry does to them.
@@ -54,6 +56,7 @@ const EDGES: &[(&str, &[&str])] = &[
             "membership",
             "mvcc",
             "lease",
+            "gateway",
             "h2",
             "grpc",
             "proto",

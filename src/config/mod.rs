@@ -120,6 +120,10 @@ pub struct Config {
     pub corrupt_check_ms: Option<u64>,
     pub watch_progress_notify_interval_ms: u64,
     pub keepalive: Keepalive,
+    pub enable_grpc_gateway: bool,
+    /// Origins of pages that may use answers, and names by which plain HTTP may be asked; none are all.
+    pub cors: Vec<String>,
+    pub host_whitelist: Vec<String>,
 
     /// As `Status` shows it: never 0, negative for no limit. See [`Config::quota_bytes`].
     pub quota_backend_bytes: i64,
@@ -241,10 +245,6 @@ impl Config {
         let log = log(&s)?;
         let mut warnings = s.warnings.clone();
         feature_gates(&s, &mut warnings)?;
-        if s.is_set("enable-grpc-gateway") && s.bool("enable-grpc-gateway") {
-            warnings
-                .push("--enable-grpc-gateway has no effect: there is no JSON gateway yet".into());
-        }
         let name = s.text("name").to_owned();
         let path = |flag: &str| Some(s.text(flag)).filter(|p| !p.is_empty()).map(PathBuf::from);
         let data_dir = path("data-dir").unwrap_or_else(|| PathBuf::from(format!("{name}.etcd")));
@@ -330,6 +330,9 @@ impl Config {
             snapshot_catchup_entries: s.uint("snapshot-catchup-entries"),
             strict_reconfig_check: s.bool("strict-reconfig-check"),
             force_new_cluster: s.bool("force-new-cluster"),
+            enable_grpc_gateway: s.bool("enable-grpc-gateway"),
+            cors: list(s.text("cors")),
+            host_whitelist: list(s.text("host-whitelist")),
             max_learners: usize::try_from(s.int("max-learners")).unwrap_or(0),
             corrupt_check_ms: Some(duration_ms(&s, "corrupt-check-time")?).filter(|ms| *ms > 0),
             watch_progress_notify_interval_ms,
@@ -418,6 +421,12 @@ impl Config {
         }
         Ok(())
     }
+}
+
+/// What stands between commas.
+fn list(text: &str) -> Vec<String> {
+    let items = text.split(',').map(str::trim).filter(|item| !item.is_empty());
+    items.map(str::to_owned).collect()
 }
 
 fn bind_urls(s: &Settings, flag: &str) -> Result<Vec<Url>, UsageError> {

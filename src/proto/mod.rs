@@ -62,6 +62,8 @@ pub mod health {
     include!(concat!(env!("OUT_DIR"), "/grpc.health.v1.rs"));
 }
 
+pub mod schema;
+
 /// The compiled schemas: a `google.protobuf.FileDescriptorSet` with all imports, in dependency
 /// order, with etcd's spelling of every name.
 pub fn descriptor_set() -> &'static [u8] {

@@ -13,6 +13,8 @@ use slab::Slab;
 use super::access::Presented;
 use super::encode::{self, Message};
 use super::error::RpcError;
+use super::gateway::GatewayCall;
+use super::http::Request;
 use super::http1;
 use super::keepalive::KeepAliveCall;
 use super::large_range::LargeRangeCall;
@@ -71,7 +73,14 @@ pub enum Call {
     HealthWatch,
     /// A request that is no gRPC call, whose body is dropped. It is answered when it has ended: an answer that
     /// overtakes the rest of its request would end the stream before the rest could be found malformed.
-    Plain(Rc<RequestHead>),
+    Plain(Plain),
+}
+
+/// A request that is no gRPC call.
+#[derive(Clone)]
+pub enum Plain {
+    Http1(Box<Request>),
+    Http2(Rc<RequestHead>),
 }
 
 impl Call {
@@ -122,6 +131,8 @@ pub struct Connection {
     pub presented: FxHashMap<StreamId, Presented>,
     /// What the certificate that the client has shown calls it.
     pub common_name: Option<Rc<str>>,
+    /// Calls that came by the JSON gateway.
+    pub gateway: FxHashMap<StreamId, Box<GatewayCall>>,
     /// Metrics only: no gRPC on this listener.
     pub http_only: bool,
     pub spoke_tls: bool,
@@ -181,7 +192,7 @@ impl Connection {
         self.protocol = if is_http2 {
             Protocol::Http2(Box::new(h2::Connection::new(*limits)))
         } else {
-            Protocol::Http1(Box::new(http1::Connection::new(!self.http_only)))
+            Protocol::Http1(Box::default())
         };
         Some(seen)
     }
@@ -190,7 +201,7 @@ impl Connection {
         let takes_more = match &self.protocol {
             Protocol::Unknown(_) => true,
             Protocol::Http2(h2) => h2.wants_input(),
-            Protocol::Http1(http1) => http1.output_len() < limits::HTTP1_OUTPUT_MAX_BYTES,
+            Protocol::Http1(http1) => http1.wants_input(),
         };
         takes_more && !self.closing && self.waiting < limits::CONNECTION_CALLS_MAX
     }
@@ -248,6 +259,9 @@ impl Connection {
 
     /// Sends the one message of a unary call and ends it.
     fn finish_unary(&mut self, stream: StreamId, result: Result<Message, RpcError>) {
+        if self.is_gateway(stream) {
+            return self.gateway_finish_unary(stream, result);
+        }
         let Some(h2) = self.h2() else { return };
         match result {
             Ok(message) => {
@@ -259,17 +273,25 @@ impl Connection {
 
     /// Begins the answer of a streaming call.
     pub fn start_stream(&mut self, stream: StreamId) {
-        if let Some(h2) = self.h2() {
+        if !self.is_gateway(stream)
+            && let Some(h2) = self.h2()
+        {
             h2.send_headers(stream, &encode::HEADERS, false);
         }
     }
 
     pub fn send_message(&mut self, stream: StreamId, message: Message) {
+        if self.is_gateway(stream) {
+            return self.gateway_message(stream, &message);
+        }
         self.send_bytes(stream, message.finish());
     }
 
     /// Sends a part of a message.
     pub fn send_bytes(&mut self, stream: StreamId, bytes: Vec<u8>) {
+        if self.is_gateway(stream) {
+            return self.gateway_part(stream, &bytes);
+        }
         if let Some(h2) = self.h2() {
             h2.send_data(stream, bytes, false);
         }
@@ -277,6 +299,9 @@ impl Connection {
 
     /// Ends a streaming call that has begun its answer.
     pub fn finish_stream(&mut self, stream: StreamId, result: Result<(), RpcError>) {
+        if self.is_gateway(stream) {
+            return self.gateway_finish_stream(stream, result);
+        }
         let Some(h2) = self.h2() else { return };
         match result {
             Ok(()) => h2.send_headers(stream, &encode::TRAILERS_OK, true),
@@ -286,13 +311,25 @@ impl Connection {
 
     /// Bytes of one stream that were not sent yet.
     pub fn queued(&mut self, stream: StreamId) -> usize {
-        self.h2().map_or(0, |h2| h2.queued(stream))
+        match &mut self.protocol {
+            Protocol::Http2(h2) => h2.queued(stream),
+            Protocol::Http1(http1) => http1.output_len(),
+            Protocol::Unknown(_) => 0,
+        }
+    }
+
+    /// Bytes of all streams that were not sent yet.
+    fn queued_total(&mut self) -> usize {
+        match &mut self.protocol {
+            Protocol::Http2(h2) => h2.queued_total(),
+            Protocol::Http1(http1) => http1.output_len(),
+            Protocol::Unknown(_) => 0,
+        }
     }
 
     /// How much more may be queued for one stream.
     pub fn room(&mut self, stream: StreamId) -> usize {
-        let Some(h2) = self.h2() else { return 0 };
-        let waiting = h2.queued_total();
+        let waiting = self.queued_total();
         let max = if waiting < limits::CONNECTION_OUTPUT_SOFT_BYTES {
             limits::STREAM_OUTPUT_MAX_BYTES
         } else if waiting < limits::CONNECTION_OUTPUT_MAX_BYTES {
@@ -300,12 +337,12 @@ impl Connection {
         } else {
             0
         };
-        max.saturating_sub(h2.queued(stream))
+        max.saturating_sub(self.queued(stream))
     }
 
     /// How large an answer may be that is made in one piece; none when nothing more is to be made.
     pub fn at_once(&mut self) -> Option<usize> {
-        let waiting = self.h2()?.queued_total();
+        let waiting = self.queued_total();
         if waiting < limits::CONNECTION_OUTPUT_SOFT_BYTES {
             Some(limits::RANGE_AT_ONCE_BYTES)
         } else if waiting < limits::CONNECTION_OUTPUT_MAX_BYTES {
@@ -349,6 +386,7 @@ impl Connections {
             deadlines: BTreeMap::new(),
             presented: FxHashMap::default(),
             common_name: None,
+            gateway: FxHashMap::default(),
             gathered: 0,
             is_dirty: false,
             closing: false,

@@ -5,8 +5,10 @@ use std::rc::Rc;
 use bytes::Bytes;
 
 use super::access::Presented;
-use super::connection::{Call, Caller, ConnId, OpenCall, StreamKey};
+use super::connection::{Call, Caller, ConnId, OpenCall, Plain, Protocol, StreamKey};
 use super::error::{self, RpcError};
+use super::http::Request;
+use super::http1;
 use super::keepalive::KeepAliveCall;
 use super::method::{self, Description, Kind, Method};
 use super::watch::WatchCall;
@@ -28,17 +30,22 @@ impl Server {
                 Event::Headers { stream, head, end_stream } => {
                     self.open(id, stream, head, now_ms);
                     if end_stream {
-                        self.end_of_request(id, stream);
+                        self.end_of_stream(id, stream, now_ms);
                     }
                 }
                 Event::Data { stream, data, end_stream } => {
-                    self.data(id, stream, data);
+                    if connection.is_gateway(stream) {
+                        self.gateway_data(id, stream, &data);
+                    } else {
+                        self.data(id, stream, data);
+                    }
                     if end_stream {
-                        self.end_of_request(id, stream);
+                        self.end_of_stream(id, stream, now_ms);
                     }
                 }
-                Event::Trailers { stream } => self.end_of_request(id, stream),
+                Event::Trailers { stream } => self.end_of_stream(id, stream, now_ms),
                 Event::Reset { stream, .. } => {
+                    connection.gateway.remove(&stream);
                     if let Some(call) = connection.forget(stream) {
                         self.core.abandon(StreamKey::new(id, stream), call);
                     }
@@ -47,15 +54,67 @@ impl Server {
         }
     }
 
+    /// What has arrived on an HTTP/1.1 connection, until a request is to be answered first.
+    pub(super) fn drain_http1(&mut self, id: ConnId, now_ms: u64) {
+        while let Some(connection) = self.connections.touch(id)
+            && let Protocol::Http1(http1) = &mut connection.protocol
+            && let Some(event) = http1.poll_event()
+        {
+            match event {
+                http1::Event::Head(stream, request) => {
+                    if !self.open_gateway(id, stream, &request, now_ms)
+                        && let Some(connection) = self.connections.get(id)
+                    {
+                        connection.put(stream, Call::Plain(Plain::Http1(Box::new(request))));
+                    }
+                }
+                http1::Event::Data(stream, data) => self.gateway_data(id, stream, &data),
+                http1::Event::End(stream) => self.end_of_stream(id, stream, now_ms),
+            }
+        }
+    }
+
+    fn end_of_stream(&mut self, id: ConnId, stream: StreamId, now_ms: u64) {
+        if self.connections.get(id).is_some_and(|connection| connection.is_gateway(stream)) {
+            self.end_gateway(id, stream, now_ms);
+        } else {
+            self.end_of_request(id, stream);
+        }
+    }
+
     /// The head of a request begins a call, or ends at once.
     fn open(&mut self, id: ConnId, stream: StreamId, head: Rc<RequestHead>, now_ms: u64) {
-        let Some(connection) = self.connections.get(id) else { return };
         let fields = CallFields::of(&head);
         if !fields.is_grpc() || head.method.as_ref() != b"POST" {
-            return connection.put(stream, Call::Plain(head));
+            let request = Request::of_http2(&head);
+            if !self.open_gateway(id, stream, &request, now_ms)
+                && let Some(connection) = self.connections.get(id)
+            {
+                connection.put(stream, Call::Plain(Plain::Http2(head)));
+            }
+            return;
         }
-        match self.core.admit(&head, &fields, now_ms) {
-            Ok((known, call, needs_leader)) => {
+        match known_method(&head) {
+            Some(known) => _ = self.begin(id, stream, known, &fields, now_ms),
+            None => {
+                let error = RpcError::with(Code::Unimplemented, method::unknown(&head.path));
+                self.connections.refuse(id, stream, error);
+            }
+        }
+    }
+
+    /// Begins a call. False if it has ended already.
+    pub(super) fn begin(
+        &mut self,
+        id: ConnId,
+        stream: StreamId,
+        known: &'static Description,
+        fields: &CallFields<'_>,
+        now_ms: u64,
+    ) -> bool {
+        let Some(connection) = self.connections.get(id) else { return false };
+        match self.core.admit(known, fields, now_ms) {
+            Ok((call, needs_leader)) => {
                 self.core.metrics.started(known.method);
                 let deadline = call.is_clients_deadline.then_some(call.deadline_ms);
                 let call = match known.method {
@@ -80,8 +139,12 @@ impl Server {
                 if let Some(at_ms) = deadline.filter(|_| known.kind != Kind::Unary) {
                     connection.deadlines.insert(stream, at_ms);
                 }
+                true
             }
-            Err(error) => self.connections.refuse(id, stream, error),
+            Err(error) => {
+                self.connections.refuse(id, stream, error);
+                false
+            }
         }
     }
 
@@ -167,9 +230,9 @@ impl Server {
                     self.finish_stream(id, stream);
                 }
             }
-            Some(Call::Plain(head)) => {
-                let head = head.clone();
-                self.plain(id, stream, &head);
+            Some(Call::Plain(request)) => {
+                let request = request.clone();
+                self.plain(id, stream, request);
             }
             Some(
                 Call::Waiting
@@ -183,15 +246,22 @@ impl Server {
     }
 
     /// Answers a request that is no gRPC call.
-    fn plain(&mut self, id: ConnId, stream: StreamId, head: &RequestHead) {
+    fn plain(&mut self, id: ConnId, stream: StreamId, request: Plain) {
         let Some(connection) = self.connections.touch(id) else { return };
         connection.forget(stream);
-        let fields = CallFields::of(head);
+        let head = match request {
+            Plain::Http1(request) => {
+                return self.core.serve_http(&mut self.connections, id, stream, *request);
+            }
+            Plain::Http2(head) => head,
+        };
+        let fields = CallFields::of(&head);
         let is_read = matches!(head.method.as_ref(), b"GET" | b"HEAD");
         if is_read && fields.content_type.is_none() {
-            self.core.serve_http2(&mut self.connections, id, stream, head);
+            let request = Request::of_http2(&head);
+            self.core.serve_http(&mut self.connections, id, stream, request);
         } else if let Some(h2) = connection.h2() {
-            h2.send_headers(stream, &not_a_call(head, fields.is_grpc()), true);
+            h2.send_headers(stream, &not_a_call(&head, fields.is_grpc()), true);
         }
     }
 
@@ -219,12 +289,10 @@ impl Core {
     /// What the head of a request must satisfy, in the order of etcd's interceptors.
     fn admit(
         &self,
-        head: &RequestHead,
+        known: &'static Description,
         fields: &CallFields<'_>,
         now_ms: u64,
-    ) -> Result<(&'static Description, OpenCall, bool), RpcError> {
-        let known = known_method(head)
-            .ok_or_else(|| RpcError::with(Code::Unimplemented, method::unknown(&head.path)))?;
+    ) -> Result<(OpenCall, bool), RpcError> {
         // Of the streams, a learner serves the one that needs nothing but its own state.
         let is_open_to_learners = known.kind == Kind::Unary || known.method == Method::Snapshot;
         if !is_open_to_learners && self.node.is_learner() {
@@ -259,7 +327,7 @@ impl Core {
         let deadline_ms = now_ms + wait_ms.min(asked_ms);
         let is_clients_deadline = asked_ms < wait_ms;
         let call = OpenCall { method: known.method, decoder, deadline_ms, is_clients_deadline };
-        Ok((known, call, wants_leader))
+        Ok((call, wants_leader))
     }
 
     fn unary(&mut self, caller: Caller, message: Bytes) -> Answer {
@@ -335,7 +403,7 @@ fn is_for_learner(method: Method, message: &Bytes) -> bool {
 
 /// The fields of a head that a call is about: the first of each name, found in one pass.
 #[derive(Default)]
-struct CallFields<'h> {
+pub(super) struct CallFields<'h> {
     content_type: Option<&'h [u8]>,
     client_api_version: Option<&'h [u8]>,
     has_leader: Option<&'h [u8]>,
@@ -369,6 +437,23 @@ impl<'h> CallFields<'h> {
     /// What the call says of who makes it.
     fn presented(&self) -> Presented {
         Presented::new(self.token, self.authorization, self.gateway.is_some())
+    }
+
+    /// What the gateway hands on of a request's fields: metadata is marked as such, and a timeout is one.
+    pub(super) fn of_gateway(request: &'h Request) -> CallFields<'h> {
+        let mut found = CallFields { gateway: Some(b"json"), ..CallFields::default() };
+        for (name, value) in &request.fields {
+            let place = match name.as_str() {
+                "authorization" => &mut found.authorization,
+                "grpc-metadata-token" => &mut found.token,
+                "grpc-metadata-client-api-version" => &mut found.client_api_version,
+                "grpc-metadata-hasleader" => &mut found.has_leader,
+                "grpc-timeout" => &mut found.timeout,
+                _ => continue,
+            };
+            place.get_or_insert(&value[..]);
+        }
+        found
     }
 
     fn is_grpc(&self) -> bool {

@@ -119,6 +119,10 @@ impl Message {
         &mut self.bytes
     }
 
+    pub fn body(&self) -> &[u8] {
+        &self.bytes[PREFIX_LEN..]
+    }
+
     pub fn body_len(&self) -> usize {
         self.bytes.len() - PREFIX_LEN
     }

@@ -1,111 +1,70 @@
-//! Plain HTTP on the client and metrics ports: health, version, metrics.
+//! An HTTP/1.1 connection: bytes in, requests and their bodies; answers, bytes out.
 //!
-//! Requests of an HTTP/1.1 connection are answered one by one, in their order. On an HTTP/2 connection a GET
-//! or HEAD that names no content type is such a request, too.
+//! Requests are answered one by one, in their order. What one is about is decided elsewhere ([`super::http`],
+//! [`super::gateway`]).
 
-use std::fmt::Write;
+use std::io::Write;
 
-use bytes::{Buf, BytesMut};
+use bytes::{Buf, Bytes, BytesMut};
 
-use super::connection::{ConnId, Connections, Protocol};
-use super::error::{self, RpcError};
-use super::{Core, Read, limits};
-use crate::h2::{RequestHead, StreamId, encode_block};
-use crate::proto::etcdserverpb::{AlarmType, RangeRequest};
-use crate::version;
+use super::http::{Fields, Request, Response};
+use super::limits;
+use crate::h2::StreamId;
 
-/// What a client asks for.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Request {
-    method: String,
-    path: String,
-    /// Names and values of the query, in their order; escapes are not resolved.
-    query: Vec<(String, String)>,
-    close: bool,
+/// What has arrived.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Event {
+    Head(StreamId, Request),
+    Data(StreamId, Bytes),
+    End(StreamId),
 }
 
-impl Request {
-    fn values<'a>(&'a self, name: &'a str) -> impl Iterator<Item = &'a str> {
-        let named = self.query.iter().filter(move |(key, _)| key == name);
-        named.map(|(_, value)| value.as_str()).filter(|value| !value.is_empty())
-    }
-
-    fn has(&self, name: &str) -> bool {
-        self.query.iter().any(|(key, _)| key == name)
-    }
-}
-
-struct Response {
-    status: u16,
-    content_type: &'static str,
-    allow: Option<&'static str>,
-    /// Whether browsers are told not to guess another type: what Go's `http.Error` adds.
-    nosniff: bool,
-    body: String,
-}
-
-impl Response {
-    fn text(status: u16, body: impl Into<String>) -> Response {
-        let content_type = "text/plain; charset=utf-8";
-        Response { status, content_type, allow: None, nosniff: true, body: body.into() }
-    }
-
-    fn plain(content_type: &'static str, body: impl Into<String>) -> Response {
-        Response { content_type, nosniff: false, ..Response::text(200, body) }
-    }
-
-    fn not_found() -> Response {
-        Response::text(404, "404 page not found\n")
-    }
-
-    fn header_block(&self) -> Vec<u8> {
-        let status = self.status.to_string();
-        let length = self.body.len().to_string();
-        let mut fields: Vec<(&[u8], &[u8])> = vec![
-            (b":status", status.as_bytes()),
-            (b"content-type", self.content_type.as_bytes()),
-            (b"content-length", length.as_bytes()),
-        ];
-        fields.extend(self.allow.map(|allow| (&b"allow"[..], allow.as_bytes())));
-        if self.nosniff {
-            fields.push((b"x-content-type-options", b"nosniff"));
-        }
-        encode_block(&fields)
-    }
-
-    fn only_get() -> Response {
-        Response { allow: Some("GET"), ..Response::text(405, "Method Not Allowed\n") }
-    }
-}
-
-/// Who asks.
+/// What the next bytes are.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Asker {
-    Http1(ConnId),
-    Http2(ConnId, StreamId),
+enum Reading {
+    Head,
+    /// So much of a body is left.
+    Body(u64),
+    ChunkSize,
+    /// So much of a chunk is left.
+    Chunk(u64),
+    ChunkEnd,
+    Trailers,
+    /// The end of the request, which has not been told yet.
+    End,
 }
 
-/// What etcd's `--cors '*'`, its default, adds to every answer on a client port.
-const CORS: &str = "Access-Control-Allow-Headers: accept, content-type, authorization\r\n\
-    Access-Control-Allow-Methods: POST, GET, OPTIONS, PUT, DELETE\r\n\
-    Access-Control-Allow-Origin: *\r\n";
-
-#[derive(Default)]
 pub struct Connection {
     input: BytesMut,
-    output: Vec<u8>,
-    /// A request is being answered.
+    output: BytesMut,
+    reading: Reading,
+    /// The number of the request that is being read or answered.
+    stream: StreamId,
+    /// It is not answered yet.
     busy: bool,
-    /// Browsers may use the answers on pages of any origin.
-    cors: bool,
+    /// Its answer ends the connection.
+    close: bool,
+    /// The client knows no chunks.
+    is_http10: bool,
     closed: bool,
 }
 
-impl Connection {
-    pub fn new(cors: bool) -> Connection {
-        Connection { cors, ..Connection::default() }
+impl Default for Connection {
+    fn default() -> Connection {
+        Connection {
+            input: BytesMut::new(),
+            output: BytesMut::new(),
+            reading: Reading::Head,
+            stream: StreamId(0),
+            busy: false,
+            close: false,
+            is_http10: false,
+            closed: false,
+        }
     }
+}
 
+impl Connection {
     pub fn receive(&mut self, input: &[u8]) {
         self.input.extend_from_slice(input);
     }
@@ -114,20 +73,93 @@ impl Connection {
         self.output.len()
     }
 
+    pub fn wants_input(&self) -> bool {
+        self.output.len() < limits::HTTP1_OUTPUT_MAX_BYTES
+            && self.input.len() < limits::HTTP1_HEAD_MAX_BYTES * 2
+    }
+
+    /// There are requests that were not looked at while another one was answered.
+    pub fn has_more(&self) -> bool {
+        !self.busy && !self.closed && !self.input.is_empty()
+    }
+
     pub fn take_output(&mut self, max: usize, out: &mut Vec<u8>) {
         let taken = self.output.len().min(max);
-        out.extend(self.output.drain(..taken));
+        out.extend_from_slice(&self.output[..taken]);
+        self.output.advance(taken);
     }
 
     pub fn is_closed(&self) -> bool {
         self.closed
     }
 
-    /// The next whole request. A malformed one is answered and ends the connection.
-    fn next_request(&mut self) -> Option<Request> {
-        if self.busy || self.closed || self.input.is_empty() {
-            return None;
+    /// The next part of what has arrived. Malformed requests are answered here, and end the connection.
+    pub fn poll_event(&mut self) -> Option<Event> {
+        loop {
+            if self.closed {
+                return None;
+            }
+            match self.reading {
+                Reading::Head if self.busy || self.input.is_empty() => return None,
+                Reading::Head => return self.next_head(),
+                Reading::Body(left) | Reading::Chunk(left) => {
+                    let there = self.input.len().min(usize::try_from(left).unwrap_or(usize::MAX));
+                    if there == 0 {
+                        return None;
+                    }
+                    let left = left - there as u64;
+                    self.reading = match self.reading {
+                        Reading::Body(_) if left == 0 => Reading::End,
+                        Reading::Body(_) => Reading::Body(left),
+                        _ if left == 0 => Reading::ChunkEnd,
+                        _ => Reading::Chunk(left),
+                    };
+                    let data = self.input.split_to(there).freeze();
+                    return Some(Event::Data(self.stream, data));
+                }
+                Reading::ChunkSize => {
+                    let line = self.next_line()?;
+                    let digits = line.split(|c| *c == b';').next().unwrap_or_default();
+                    let digits = std::str::from_utf8(digits.trim_ascii()).unwrap_or_default();
+                    self.reading = match u64::from_str_radix(digits, 16) {
+                        Ok(0) => Reading::Trailers,
+                        Ok(len) if !digits.starts_with('+') => Reading::Chunk(len),
+                        _ => return self.refuse(400, "400 Bad Request"),
+                    };
+                }
+                Reading::ChunkEnd => {
+                    let line = self.next_line()?;
+                    if !line.is_empty() {
+                        return self.refuse(400, "400 Bad Request");
+                    }
+                    self.reading = Reading::ChunkSize;
+                }
+                Reading::Trailers => {
+                    if self.next_line()?.is_empty() {
+                        self.reading = Reading::End;
+                    }
+                }
+                Reading::End => {
+                    self.reading = Reading::Head;
+                    return Some(Event::End(self.stream));
+                }
+            }
         }
+    }
+
+    /// A line of the frame of a body, without its end.
+    fn next_line(&mut self) -> Option<Bytes> {
+        let Some(len) = self.input.iter().position(|c| *c == b'\n') else {
+            if self.input.len() > limits::HTTP1_CHUNK_LINE_MAX_BYTES {
+                self.refuse(400, "400 Bad Request");
+            }
+            return None;
+        };
+        let line = self.input.split_to(len + 1).freeze();
+        Some(line.slice(..line.strip_suffix(b"\r\n").map_or(len, <[u8]>::len)))
+    }
+
+    fn next_head(&mut self) -> Option<Event> {
         let mut headers = [httparse::EMPTY_HEADER; limits::HTTP1_HEADERS_MAX];
         let mut parsed = httparse::Request::new(&mut headers);
         let head_len = match parsed.parse(&self.input) {
@@ -136,257 +168,181 @@ impl Connection {
                 return None;
             }
             Ok(httparse::Status::Partial) => {
-                return self.refuse(431, "Request Header Fields Too Large");
+                return self.refuse(431, "431 Request Header Fields Too Large");
+            }
+            Err(httparse::Error::TooManyHeaders) => {
+                return self.refuse(431, "431 Request Header Fields Too Large");
             }
             Err(_) => return self.refuse(400, "400 Bad Request"),
         };
-        let header = |name: &str| {
-            let found = parsed.headers.iter().find(|header| header.name.eq_ignore_ascii_case(name));
-            found.map(|header| String::from_utf8_lossy(header.value).to_ascii_lowercase())
+        let all = |name: &'static str| {
+            let named =
+                parsed.headers.iter().filter(|header| header.name.eq_ignore_ascii_case(name));
+            named.map(|header| String::from_utf8_lossy(header.value).trim().to_owned())
         };
-        // A body is of no interest to any path here; it is not read, so it ends the connection.
-        let has_body = header("content-length").is_some_and(|len| len != "0")
-            || header("transfer-encoding").is_some();
-        let connection = header("connection").unwrap_or_default();
-        let persistent = if parsed.version == Some(1) {
-            !connection.contains("close")
-        } else {
+        let first = |name: &'static str| all(name).next();
+        let connection = first("connection").unwrap_or_default().to_ascii_lowercase();
+        let is_http10 = parsed.version != Some(1);
+        let persistent = if is_http10 {
             connection.contains("keep-alive")
-        };
-        let (path, query) = split_target(parsed.path.unwrap_or("/"));
-        let request = Request {
-            method: parsed.method.unwrap_or_default().to_owned(),
-            path,
-            query,
-            close: has_body || !persistent,
-        };
-        self.input.advance(head_len);
-        self.busy = true;
-        Some(request)
-    }
-
-    fn refuse(&mut self, status: u16, text: &str) -> Option<Request> {
-        let request = Request { close: true, ..Request::default() };
-        self.answer(&request, Response::text(status, text));
-        None
-    }
-
-    fn answer(&mut self, request: &Request, response: Response) {
-        let reason = match response.status {
-            200 => "OK",
-            400 => "Bad Request",
-            404 => "Not Found",
-            405 => "Method Not Allowed",
-            431 => "Request Header Fields Too Large",
-            _ => "Service Unavailable",
-        };
-        let mut head = format!("HTTP/1.1 {} {reason}\r\n", response.status);
-        if let Some(allow) = response.allow {
-            let _ = write!(head, "Allow: {allow}\r\n");
-        }
-        if self.cors {
-            head.push_str(CORS);
-        }
-        if !response.content_type.is_empty() {
-            let _ = write!(head, "Content-Type: {}\r\n", response.content_type);
-        }
-        if response.nosniff {
-            head.push_str("X-Content-Type-Options: nosniff\r\n");
-        }
-        let _ = write!(head, "Content-Length: {}\r\n", response.body.len());
-        if request.close {
-            head.push_str("Connection: close\r\n");
-        }
-        head.push_str("\r\n");
-        self.output.extend_from_slice(head.as_bytes());
-        if request.method != "HEAD" {
-            self.output.extend_from_slice(response.body.as_bytes());
-        }
-        self.busy = false;
-        self.closed |= request.close;
-    }
-}
-
-fn split_target(target: &str) -> (String, Vec<(String, String)>) {
-    let (path, query) = target.split_once('?').unwrap_or((target, ""));
-    let pairs = query.split('&').filter(|pair| !pair.is_empty()).map(|pair| {
-        let (name, value) = pair.split_once('=').unwrap_or((pair, ""));
-        (name.to_owned(), value.to_owned())
-    });
-    (path.to_owned(), pairs.collect())
-}
-
-const HEALTHY: &str = r#"{"health":"true","reason":""}"#;
-
-/// Checks behind `/livez` and `/readyz`, in the order in which they are shown.
-const LIVEZ: &[&str] = &["serializable_read"];
-const READYZ: &[&str] =
-    &["data_corruption", "serializable_read", "linearizable_read", "non_learner"];
-
-impl Core {
-    pub(super) fn serve_http1(&mut self, connections: &mut Connections, id: ConnId) {
-        while let Some(connection) = connections.touch(id)
-            && let Protocol::Http1(http1) = &mut connection.protocol
-            && let Some(request) = http1.next_request()
-        {
-            self.serve_http(connections, Asker::Http1(id), request);
-        }
-    }
-
-    /// A request that came as a stream of an HTTP/2 connection.
-    pub(super) fn serve_http2(
-        &mut self,
-        connections: &mut Connections,
-        id: ConnId,
-        stream: StreamId,
-        head: &RequestHead,
-    ) {
-        let (path, query) = split_target(&String::from_utf8_lossy(&head.path));
-        let method = String::from_utf8_lossy(&head.method).into_owned();
-        let request = Request { method, path, query, close: false };
-        self.serve_http(connections, Asker::Http2(id, stream), request);
-    }
-
-    fn serve_http(&mut self, connections: &mut Connections, asker: Asker, request: Request) {
-        let serializable = request.values("serializable").any(|value| value == "true");
-        let agrees = match request.path.as_str() {
-            "/health" => !serializable,
-            path => path.starts_with("/readyz"),
-        };
-        let has_room = self.reads_waiting() < limits::PENDING_READS_MAX;
-        if agrees && has_room && self.node.raft().leader().is_some() {
-            self.reads_new.push(Read::Http(asker, request));
         } else {
-            self.answer_http(connections, asker, request, !agrees);
-        }
-    }
-
-    /// Answers a request. `agreed`: the state is as fresh as the request wants it.
-    pub(super) fn answer_http(
-        &mut self,
-        connections: &mut Connections,
-        asker: Asker,
-        request: Request,
-        agreed: bool,
-    ) {
-        let count = connections.len();
-        let (Asker::Http1(id) | Asker::Http2(id, _)) = asker;
-        let Some(connection) = connections.touch(id) else { return };
-        match (&mut connection.protocol, asker) {
-            (Protocol::Http1(http1), Asker::Http1(_)) => {
-                let asks_cors = http1.cors && request.method == "OPTIONS";
-                let response = if asks_cors {
-                    Response::plain("", "")
-                } else {
-                    self.route(&request, agreed, count)
-                };
-                http1.answer(&request, response);
+            !connection.contains("close")
+        };
+        // Two lengths, or a length beside chunks, are how requests are smuggled.
+        let mut lengths = all("content-length");
+        let length = lengths.next();
+        let reading = match (first("transfer-encoding"), &length) {
+            (Some(encoding), None) if encoding.eq_ignore_ascii_case("chunked") => {
+                Some(Reading::ChunkSize)
             }
-            (Protocol::Http2(h2), Asker::Http2(_, stream)) => {
-                let response = self.route(&request, agreed, count);
-                let is_head = request.method == "HEAD";
-                h2.send_headers(stream, &response.header_block(), is_head);
-                if !is_head {
-                    h2.send_data(stream, response.body.into_bytes(), true);
-                }
+            (Some(_), _) => None,
+            (None, None) => Some(Reading::End),
+            (None, Some(length)) if lengths.all(|other| other == *length) => {
+                let digits = length.bytes().all(|c| c.is_ascii_digit());
+                length.parse().ok().filter(|_| digits).map(|length| match length {
+                    0 => Reading::End,
+                    length => Reading::Body(length),
+                })
+            }
+            (None, Some(_)) => None,
+        };
+        let expectation = first("expect").filter(|_| !is_http10);
+        let fields = parsed
+            .headers
+            .iter()
+            .map(|header| (header.name.to_ascii_lowercase(), Bytes::copy_from_slice(header.value)));
+        let request = Request::new(
+            parsed.method.unwrap_or_default(),
+            parsed.path.unwrap_or("/"),
+            &first("host").unwrap_or_default(),
+            fields.collect(),
+        );
+        let Some(reading) = reading else { return self.refuse(400, "400 Bad Request") };
+        self.input.advance(head_len);
+        self.reading = reading;
+        self.stream = StreamId(self.stream.0.wrapping_add(1));
+        self.busy = true;
+        self.close = !persistent;
+        self.is_http10 = is_http10;
+        match expectation {
+            Some(expected) if !expected.eq_ignore_ascii_case("100-continue") => {
+                return self.refuse(417, "417 Expectation Failed");
+            }
+            Some(_) if reading != Reading::End && self.input.is_empty() => {
+                self.output.extend_from_slice(b"HTTP/1.1 100 Continue\r\n\r\n");
             }
             _ => {}
         }
+        Some(Event::Head(self.stream, request))
     }
 
-    fn route(&mut self, request: &Request, agreed: bool, connections: usize) -> Response {
-        let (root, check) = match request.path.strip_prefix('/') {
-            Some(path) => path.split_once('/').unwrap_or((path, "")),
-            None => return Response::not_found(),
-        };
-        match (root, check) {
-            ("metrics", "") => {
-                let content_type = "text/plain; version=0.0.4; charset=utf-8; escaping=underscores";
-                Response::plain(content_type, self.render_metrics(connections))
-            }
-            ("health" | "version", "") | ("livez" | "readyz", _) if request.method != "GET" => {
-                Response::only_get()
-            }
-            ("health", "") => self.health(request, agreed),
-            ("version", "") => Response::plain(
-                "application/json",
-                format!(
-                    r#"{{"etcdserver":"{}","etcdcluster":"{}","storage":"{}"}}"#,
-                    version::VERSION,
-                    version::CLUSTER_VERSION,
-                    version::STORAGE_VERSION
-                ),
-            ),
-            ("livez", check) => self.checks(request, LIVEZ, check, agreed),
-            ("readyz", check) => self.checks(request, READYZ, check, agreed),
-            _ => Response::not_found(),
-        }
+    fn refuse(&mut self, status: u16, text: &str) -> Option<Event> {
+        self.close = true;
+        let mut response = Response::of("text/plain; charset=utf-8", text);
+        response.status = status;
+        self.answer(&response);
+        None
     }
 
-    fn health(&mut self, request: &Request, agreed: bool) -> Response {
-        let excluded = |name: &str| request.values("exclude").any(|value| value == name);
-        let alarm = self.node.applier.alarms.all().iter().find_map(|raised| {
-            match AlarmType::try_from(raised.alarm) {
-                Ok(AlarmType::Nospace) => (!excluded("NOSPACE")).then_some("ALARM NOSPACE"),
-                Ok(AlarmType::Corrupt) => (!excluded("CORRUPT")).then_some("ALARM CORRUPT"),
-                _ => Some("ALARM UNKNOWN"),
-            }
-        });
-        let reason = match alarm {
-            Some(alarm) => alarm.to_owned(),
-            None if !agreed => "RAFT NO LEADER".to_owned(),
-            None => match self.probe() {
-                Ok(()) => String::new(),
-                Err(error) => format!("RANGE ERROR:{}", error.message),
-            },
-        };
-        self.metrics.health_checked(reason.is_empty());
-        if reason.is_empty() {
-            return Response { nosniff: false, ..Response::text(200, HEALTHY) };
+    fn head(&mut self, status: u16, fields: &Fields, framing: &str) {
+        let reason = reason(status);
+        let reason =
+            if reason.is_empty() { format!("status code {status}") } else { reason.into() };
+        let out = &mut self.output;
+        let mut line = |text: &str| out.extend_from_slice(text.as_bytes());
+        line(&format!("HTTP/1.1 {status} {reason}\r\n"));
+        for (name, value) in fields {
+            line(name);
+            line(": ");
+            // A line break would be the next field.
+            line(&value.replace(['\r', '\n'], " "));
+            line("\r\n");
         }
-        let reason = reason.replace('\\', r"\\").replace('"', "\\\"");
-        Response::text(503, format!("{{\"health\":\"false\",\"reason\":\"{reason}\"}}\n"))
+        line(framing);
+        if self.close {
+            line("Connection: close\r\n");
+        }
+        line("\r\n");
     }
 
-    /// Whether the state can be read.
-    fn probe(&mut self) -> Result<(), RpcError> {
-        let request =
-            RangeRequest { key: "\0".into(), limit: 1, keys_only: true, ..Default::default() };
-        self.range_up_to(&request, limits::RANGE_AT_ONCE_BYTES).map(drop)
+    /// The answer of the request, whole.
+    pub fn answer(&mut self, response: &Response) {
+        self.keep_whole();
+        let framing = format!("Content-Length: {}\r\n", response.body.len());
+        self.head(response.status, &response.fields, &framing);
+        if !response.is_head {
+            self.output.extend_from_slice(&response.body);
+        }
+        self.finish();
     }
 
-    fn checks(&mut self, request: &Request, all: &[&str], only: &str, agreed: bool) -> Response {
-        if !only.is_empty() && !all.contains(&only) {
-            return Response::not_found();
+    /// Begins an answer of unknown length.
+    pub fn begin(&mut self, status: u16, fields: &Fields) {
+        self.close |= self.is_http10;
+        let framing = if self.is_http10 { "" } else { "Transfer-Encoding: chunked\r\n" };
+        self.head(status, fields, framing);
+    }
+
+    pub fn piece(&mut self, bytes: &[u8]) {
+        if bytes.is_empty() {
+            return;
         }
-        let excluded = |name: &str| request.values("exclude").any(|value| value == name);
-        let mut report = String::new();
-        let mut healthy = true;
-        for name in all {
-            if (!only.is_empty() && *name != only) || (only.is_empty() && excluded(name)) {
-                continue;
-            }
-            let result = match *name {
-                "data_corruption" if self.node.applier.alarms.active(AlarmType::Corrupt) => {
-                    Err("alarm activated: CORRUPT".to_owned())
-                }
-                "linearizable_read" if !agreed => Err(error::NO_LEADER.message.into_owned()),
-                "serializable_read" | "linearizable_read" => {
-                    self.probe().map_err(|error| error.message.into_owned())
-                }
-                _ => Ok(()),
-            };
-            let _ = match &result {
-                Ok(()) => writeln!(report, "[+]{name} ok"),
-                Err(error) => writeln!(report, "[-]{name} failed: {error}"),
-            };
-            healthy &= result.is_ok();
+        if self.is_http10 {
+            return self.output.extend_from_slice(bytes);
         }
-        if !healthy {
-            return Response::text(503, report + "\n");
+        // A chunk of the heap that the buffer has: writing cannot fail.
+        let mut prefix = [0; 20];
+        let mut rest = &mut prefix[..];
+        let _ = write!(rest, "{:x}\r\n", bytes.len());
+        let left = rest.len();
+        self.output.extend_from_slice(&prefix[..prefix.len() - left]);
+        self.output.extend_from_slice(bytes);
+        self.output.extend_from_slice(b"\r\n");
+    }
+
+    pub fn end(&mut self) {
+        if !self.is_http10 {
+            self.output.extend_from_slice(b"0\r\n\r\n");
         }
-        let shown = if request.has("verbose") { report } else { String::new() };
-        Response::text(200, shown + "ok\n")
+        self.keep_whole();
+        self.finish();
+    }
+
+    /// The answer cannot be finished: the client sees that, since the connection ends in its midst.
+    pub fn abort(&mut self) {
+        self.closed = true;
+    }
+
+    /// An answer that comes before the end of its request ends the connection: the rest is not read.
+    fn keep_whole(&mut self) {
+        self.close |= self.reading != Reading::Head;
+    }
+
+    fn finish(&mut self) {
+        self.busy = false;
+        self.closed |= self.close;
+    }
+}
+
+fn reason(status: u16) -> &'static str {
+    match status {
+        200 => "OK",
+        307 => "Temporary Redirect",
+        400 => "Bad Request",
+        401 => "Unauthorized",
+        403 => "Forbidden",
+        404 => "Not Found",
+        405 => "Method Not Allowed",
+        409 => "Conflict",
+        417 => "Expectation Failed",
+        421 => "Misdirected Request",
+        429 => "Too Many Requests",
+        431 => "Request Header Fields Too Large",
+        500 => "Internal Server Error",
+        501 => "Not Implemented",
+        503 => "Service Unavailable",
+        504 => "Gateway Timeout",
+        _ => "",
     }
 }
 
@@ -394,33 +350,150 @@ impl Core {
 mod tests {
     use super::*;
 
-    #[test]
-    fn a_request_is_taken_once_it_is_whole() {
-        let mut connection = Connection::default();
-        connection
-            .receive(b"GET /health?exclude=NOSPACE&serializable=true HTTP/1.1\r\nHost: x\r\n");
-        assert_eq!(connection.next_request(), None);
-        connection.receive(b"\r\nGET /version HTTP/1.0\r\n\r\n");
-        let request = connection.next_request().unwrap();
-        assert_eq!((request.path.as_str(), request.close), ("/health", false));
-        assert_eq!(request.values("exclude").collect::<Vec<_>>(), ["NOSPACE"]);
-        assert_eq!(connection.next_request(), None, "the first is not answered yet");
-        connection.answer(&request, Response::text(200, "x"));
-        let request = connection.next_request().unwrap();
-        assert_eq!((request.path.as_str(), request.close), ("/version", true));
+    fn head(event: Option<Event>) -> Request {
+        match event {
+            Some(Event::Head(_, request)) => request,
+            other => panic!("no head: {other:?}"),
+        }
+    }
+
+    fn body(connection: &mut Connection) -> Vec<u8> {
+        let mut body = Vec::new();
+        loop {
+            match connection.poll_event() {
+                Some(Event::Data(_, data)) => body.extend_from_slice(&data),
+                Some(Event::End(_)) => return body,
+                other => panic!("no body: {other:?}"),
+            }
+        }
+    }
+
+    fn ok() -> Response {
+        Response::of("text/plain", "x")
     }
 
     #[test]
-    fn malformed_and_endless_heads_end_the_connection() {
+    fn a_request_is_taken_once_it_is_whole_and_those_before_are_answered() {
         let mut connection = Connection::default();
-        connection.receive(b"\x16\x03\x01 nonsense\r\n\r\n");
-        assert_eq!(connection.next_request(), None);
-        assert!(connection.is_closed() && connection.output.starts_with(b"HTTP/1.1 400"));
+        connection.receive(b"GET /health?exclude=NOSPACE HTTP/1.1\r\nHost: x\r\n");
+        assert_eq!(connection.poll_event(), None);
+        connection.receive(b"\r\nGET /version HTTP/1.0\r\n\r\n");
+        let request = head(connection.poll_event());
+        assert_eq!((request.path.as_str(), request.host.as_str()), ("/health", "x"));
+        assert_eq!(body(&mut connection), b"");
+        assert_eq!(connection.poll_event(), None, "the first is not answered yet");
+        connection.answer(&ok());
+        assert!(connection.has_more() && !connection.is_closed());
+        assert_eq!(head(connection.poll_event()).path, "/version");
+        body(&mut connection);
+        connection.answer(&ok());
+        assert!(connection.is_closed(), "HTTP/1.0 keeps nothing");
+    }
 
+    #[test]
+    fn bodies_come_by_length_or_in_chunks_whole_or_byte_by_byte() {
+        let requests: [(&[u8], &[u8]); 4] = [
+            (b"POST / HTTP/1.1\r\nContent-Length: 5\r\n\r\nhello", b"hello"),
+            (b"POST / HTTP/1.1\r\nContent-Length: 0\r\n\r\n", b""),
+            (
+                b"POST / HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n\
+                  3;x=y\r\nhel\r\n2\r\nlo\r\n0\r\nA: b\r\n\r\n",
+                b"hello",
+            ),
+            (b"POST / HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n", b""),
+        ];
+        let mut whole = Connection::default();
+        for (request, expected) in requests {
+            whole.receive(request);
+            head(whole.poll_event());
+            assert_eq!(body(&mut whole), expected);
+            whole.answer(&ok());
+            let mut slow = Connection::default();
+            let mut found = Vec::new();
+            for byte in request {
+                slow.receive(&[*byte]);
+                while let Some(event) = slow.poll_event() {
+                    if let Event::Data(_, data) = event {
+                        found.extend_from_slice(&data);
+                    }
+                }
+            }
+            assert_eq!(found, expected);
+            assert_eq!(slow.reading, Reading::Head);
+        }
+    }
+
+    #[test]
+    fn what_is_malformed_ends_the_connection() {
+        let cases: &[(&[u8], &str)] = &[
+            (b"\x16\x03\x01 nonsense\r\n\r\n", "400"),
+            (b"POST / HTTP/1.1\r\nContent-Length: 1\r\nContent-Length: 2\r\n\r\n", "400"),
+            (b"POST / HTTP/1.1\r\nContent-Length: +1\r\n\r\n", "400"),
+            (b"POST / HTTP/1.1\r\nContent-Length: 1\r\nTransfer-Encoding: chunked\r\n\r\n", "400"),
+            (b"POST / HTTP/1.1\r\nTransfer-Encoding: gzip\r\n\r\n", "400"),
+            (b"POST / HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n-1\r\n", "400"),
+            (b"POST / HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n1\r\nab\r\n", "400"),
+            (b"POST / HTTP/1.1\r\nExpect: nothing\r\n\r\n", "417"),
+        ];
+        for (request, status) in cases {
+            let mut connection = Connection::default();
+            connection.receive(request);
+            while connection.poll_event().is_some() {}
+            let text = String::from_utf8_lossy(&connection.output).into_owned();
+            assert!(text.starts_with(&format!("HTTP/1.1 {status} ")), "{request:?}: {text}");
+            assert!(connection.is_closed());
+        }
         let mut connection = Connection::default();
         connection.receive(b"GET / HTTP/1.1\r\nA: ");
         connection.receive(&vec![b'a'; limits::HTTP1_HEAD_MAX_BYTES]);
-        assert_eq!(connection.next_request(), None);
+        assert_eq!(connection.poll_event(), None);
         assert!(connection.is_closed() && connection.output.starts_with(b"HTTP/1.1 431"));
+    }
+
+    #[test]
+    fn a_client_that_waits_for_leave_gets_it() {
+        let mut connection = Connection::default();
+        connection.receive(b"POST / HTTP/1.1\r\nExpect: 100-continue\r\nContent-Length: 1\r\n\r\n");
+        head(connection.poll_event());
+        assert_eq!(&connection.output[..], b"HTTP/1.1 100 Continue\r\n\r\n");
+        connection.receive(b"x");
+        assert_eq!(body(&mut connection), b"x");
+    }
+
+    #[test]
+    fn an_answer_of_unknown_length_is_chunks_or_ends_with_the_connection() {
+        let answered = |request: &[u8]| {
+            let mut connection = Connection::default();
+            connection.receive(request);
+            head(connection.poll_event());
+            body(&mut connection);
+            connection.begin(200, &Fields::new());
+            connection.piece(b"");
+            connection.piece(b"0123456789abcdef");
+            connection.end();
+            (String::from_utf8_lossy(&connection.output).into_owned(), connection.is_closed())
+        };
+        assert_eq!(
+            answered(b"GET / HTTP/1.1\r\n\r\n"),
+            (
+                "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n\
+                 10\r\n0123456789abcdef\r\n0\r\n\r\n"
+                    .to_owned(),
+                false
+            )
+        );
+        assert_eq!(
+            answered(b"GET / HTTP/1.0\r\n\r\n"),
+            ("HTTP/1.1 200 OK\r\nConnection: close\r\n\r\n0123456789abcdef".to_owned(), true)
+        );
+    }
+
+    #[test]
+    fn an_answer_before_the_end_of_its_request_ends_the_connection() {
+        let mut connection = Connection::default();
+        connection.receive(b"POST / HTTP/1.1\r\nContent-Length: 5\r\n\r\nhel");
+        head(connection.poll_event());
+        connection.answer(&ok());
+        assert!(connection.is_closed());
     }
 }

@@ -108,10 +108,8 @@ impl Core {
         if let Some(code) = call.patience.verdict(queued, self.now_ms) {
             let caller = call.caller;
             connection.forget(stream);
-            if let Some((connection, stream)) = connections.touch_stream(key)
-                && let Some(h2) = connection.h2()
-            {
-                h2.reset(stream, code);
+            if let Some((connection, stream)) = connections.touch_stream(key) {
+                connection.reset(stream, code);
             }
             let code = match code {
                 ErrorCode::CANCEL => Code::DeadlineExceeded,
@@ -164,8 +162,8 @@ impl Core {
         let Some(Call::LargeRange(call)) = connection.forget(stream) else { return };
         if !call.patience.has_made_some() {
             connections.refuse(call.caller.connection, stream, error);
-        } else if let Some(h2) = connection.h2() {
-            h2.reset(stream, ErrorCode::INTERNAL_ERROR);
+        } else {
+            connection.reset(stream, ErrorCode::INTERNAL_ERROR);
         }
     }
 

@@ -91,6 +91,17 @@ pub const DEADLINE_SCAN_MS: u64 = 100;
 pub const HTTP1_HEAD_MAX_BYTES: usize = 16 << 10;
 pub const HTTP1_HEADERS_MAX: usize = 64;
 
+/// A line of the frame of a chunked body: a length, or a trailer.
+pub const HTTP1_CHUNK_LINE_MAX_BYTES: usize = 4 << 10;
+
+/// JSON that is taken for a message of a gRPC client's size. Base64 makes four bytes of three; the rest is for
+/// names, white space and escapes.
+pub const JSON_BYTES_PER_BYTE: usize = 2;
+
+/// An answer of the gateway that is not made in one piece is gathered first: its JSON begins when all of it is
+/// there. Chosen: as much as may wait in a connection.
+pub const GATEWAY_ANSWER_MAX_BYTES: usize = CONNECTION_OUTPUT_MAX_BYTES;
+
 /// Snapshots that are sent at once. Chosen: each pins a state, whose pages the file keeps meanwhile.
 pub const SNAPSHOTS_MAX: usize = 4;
 

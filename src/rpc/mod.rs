@@ -17,7 +17,9 @@ mod connection;
 mod dispatch;
 mod encode;
 mod error;
+mod gateway;
 mod health;
+mod http;
 mod http1;
 mod keepalive;
 mod kv;
@@ -43,6 +45,7 @@ use rustc_hash::FxHashMap;
 
 pub use access::{Options as AuthOptions, TokenKind};
 pub use connection::ConnId;
+pub use http::Access;
 pub use limits::{PASSWORDS_IN_FLIGHT_MAX, PENDING_PROPOSALS_MAX};
 pub use metrics::Metrics;
 
@@ -83,6 +86,9 @@ pub struct Options {
     /// Milliseconds since 1970 when the time that is handed in was 0: new members' ids are made of it.
     pub unix_ms_at_start: u64,
     pub auth: AuthOptions,
+    /// Whether `/v3/` is answered, and whom plain HTTP answers.
+    pub gateway: bool,
+    pub access: Access,
     /// Bounds of each HTTP/2 connection.
     pub h2: h2::Limits,
 }
@@ -117,7 +123,7 @@ enum Read {
     LeaseTimeToLive(Caller, LeaseTimeToLiveRequest),
     Alarms(Caller, i32),
     Login(Caller, Box<Login>),
-    Http(http1::Asker, http1::Request),
+    Http(ConnId, StreamId, http::Request),
 }
 
 pub struct Server {
@@ -262,6 +268,14 @@ impl Server {
         let waiting =
             !core.streaming.is_empty() || !core.snapshots.is_empty() || core.hub.unsynced() > 0;
         self.core.drained |= waiting && !out.is_empty();
+        if let Some(connection) = self.connections.get(id)
+            && let Protocol::Http1(http1) = &connection.protocol
+            && http1.has_more()
+        {
+            // Requests that have come behind the one that is answered now.
+            let now_ms = self.core.now_ms;
+            self.drain_http1(id, now_ms);
+        }
     }
 
     pub fn should_close(&mut self, id: ConnId) -> bool {
@@ -289,7 +303,7 @@ impl Server {
             }
             Protocol::Http1(http1) => {
                 http1.receive(&input);
-                self.core.serve_http1(&mut self.connections, id);
+                self.drain_http1(id, now_ms);
             }
         }
     }
@@ -584,8 +598,8 @@ impl Core {
             Read::Alarms(caller, alarm) => (caller, self.alarms_now(alarm)),
             Read::Login(caller, login) => return self.check_password(connections, caller, login),
             Read::RangeStream(key) => return self.start_range_stream(connections, key),
-            Read::Http(asker, request) => {
-                return self.answer_http(connections, asker, request, true);
+            Read::Http(id, stream, request) => {
+                return self.answer_http(connections, id, stream, request, true);
             }
         };
         self.reply(connections, caller, result);

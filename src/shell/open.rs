@@ -186,6 +186,8 @@ fn rpc_options(config: &Config) -> rpc::Options {
         unix_ms_at_start: 0,
         auth: AuthOptions::default(),
         progress_interval_ms: config.watch_progress_notify_interval_ms,
+        gateway: config.enable_grpc_gateway,
+        access: rpc::Access { origins: config.cors.clone(), hosts: config.host_whitelist.clone() },
         h2: h2::Limits {
             concurrent_streams_max: config
                 .max_concurrent_streams

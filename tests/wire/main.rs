@@ -11,6 +11,7 @@ mod differential;
 mod etcdctl;
 mod floods;
 mod frames;
+mod gateway;
 mod h2spec;
 mod heap;
 mod http;

@@ -12,7 +12,7 @@ use crate::h2::hpack::Decoder;
 use crate::h2::{self, PREFACE, encode_block};
 use crate::membership::{Cluster, Member};
 use crate::node::{self, Metadata, Node, Recovered, Retention};
-use crate::rpc::{ConnId, ListenerKind, Metrics, Options, PENDING_PROPOSALS_MAX, Server};
+use crate::rpc::{Access, ConnId, ListenerKind, Metrics, Options, PENDING_PROPOSALS_MAX, Server};
 use crate::store::{self, MemoryDisk};
 use wal::{SegmentId, SegmentSource};
 
@@ -87,6 +87,8 @@ impl Bed {
             max_learners: 1,
             unix_ms_at_start: 0,
             auth: crate::rpc::AuthOptions { bcrypt_cost: 4, ..Default::default() },
+            gateway: true,
+            access: Access::default(),
             h2: h2::Limits::default(),
         };
         let metrics = Metrics::new(MEMBER, Box::new(String::new));

@@ -1,0 +1,360 @@
+//! Calls of the JSON gateway: ordinary calls, whose requests are made of JSON and whose answers are written in it.
+//!
+//! What arrives of a body becomes messages, and these take the way that the data of a gRPC stream takes; so all
+//! that is said about calls elsewhere holds for these. Only where bytes for the client are made
+//! ([`Connection::finish_unary`] and its like) it is asked whether a stream is the gateway's.
+
+use bytes::Bytes;
+
+use super::Server;
+use super::connection::{ConnId, Connection, Protocol};
+use super::encode::Message;
+use super::error::{self, RpcError};
+use super::http::{Fields, Request, Response, header_block};
+use super::method::{self, Method};
+use super::{dispatch, limits};
+use crate::gateway::{self, Requests, Route};
+use crate::grpc::{self, Code};
+use crate::h2::{ErrorCode, StreamId};
+use crate::proto::schema;
+
+/// One call, beside what the call itself is doing.
+pub struct GatewayCall {
+    method: &'static schema::Method,
+    requests: Requests,
+    request: Request,
+    /// Fields of every answer: what browsers want to know.
+    cors: Fields,
+    /// What a call that takes one message takes, until its request has ended.
+    message: Option<Vec<u8>>,
+    /// Why there will be no call, until the request has ended.
+    refused: Option<RpcError>,
+    /// The head of the answer has been sent.
+    started: bool,
+    /// Parts of an answer that is not made in one piece.
+    parts: Vec<u8>,
+    /// More came of it than is kept.
+    overflow: bool,
+}
+
+const METHOD_NOT_ALLOWED: RpcError = RpcError::new(Code::Unimplemented, "Method Not Allowed");
+const NOT_FOUND: RpcError = RpcError::new(Code::NotFound, "Not Found");
+const MALFORMED: RpcError = RpcError::new(Code::Internal, "failed to marshal a message");
+const JSON: (&str, &str) = ("Content-Type", "application/json");
+
+impl Server {
+    /// The head of a request. False if it is not the gateway's.
+    pub(super) fn open_gateway(
+        &mut self,
+        id: ConnId,
+        stream: StreamId,
+        request: &Request,
+        now_ms: u64,
+    ) -> bool {
+        let route = gateway::route(&request.path);
+        let Some(connection) = self.connections.touch(id) else { return false };
+        let is_off = connection.http_only || !self.core.options.gateway;
+        if is_off || matches!(route, Route::Elsewhere) {
+            return false;
+        }
+        // A request that is turned away at the door is answered where others are.
+        let super::http::Door::Open(cors) = self.core.door(request, false) else { return false };
+        let (method, refused) = match route {
+            Route::Method(method) if request.method == "POST" => (method, None),
+            Route::Method(method) => (method, Some(METHOD_NOT_ALLOWED)),
+            _ => (&schema::METHODS[0], Some(NOT_FOUND)),
+        };
+        let refused = refused.or_else(|| bad_timeout(request));
+        let takes_stream = method.client_streams && refused.is_none();
+        let call = GatewayCall {
+            method,
+            requests: Requests::new(method),
+            request: request.clone(),
+            cors,
+            message: None,
+            refused,
+            started: false,
+            parts: Vec::new(),
+            overflow: false,
+        };
+        connection.gateway.insert(stream, Box::new(call));
+        if takes_stream {
+            self.begin_gateway_call(id, stream, now_ms);
+        }
+        true
+    }
+
+    /// Begins the call that a request stands for. False if it has ended already.
+    fn begin_gateway_call(&mut self, id: ConnId, stream: StreamId, now_ms: u64) -> bool {
+        let Some(connection) = self.connections.touch(id) else { return false };
+        let Some(call) = connection.gateway.get(&stream) else { return false };
+        let request = call.request.clone();
+        let Some(known) = Method::from_path(call.method.path.as_bytes()) else {
+            let text = method::unknown(call.method.path.as_bytes());
+            self.connections.refuse(id, stream, RpcError::with(Code::Unimplemented, text));
+            return false;
+        };
+        let fields = dispatch::CallFields::of_gateway(&request);
+        self.begin(id, stream, known, &fields, now_ms)
+    }
+
+    /// A part of a body.
+    pub(super) fn gateway_data(&mut self, id: ConnId, stream: StreamId, data: &[u8]) {
+        let bytes_max = self.core.message_bytes_max() * limits::JSON_BYTES_PER_BYTE;
+        let Some(connection) = self.connections.touch(id) else { return };
+        let Some(call) = connection.gateway.get_mut(&stream) else { return };
+        if call.refused.is_some() {
+            return;
+        }
+        call.requests.push(data);
+        if call.method.client_streams {
+            return self.gateway_messages(id, stream);
+        }
+        if call.message.is_none() {
+            match call.requests.next_message() {
+                Ok(message) => call.message = message,
+                Err(text) => call.refuse(RpcError::with(Code::InvalidArgument, text)),
+            }
+        }
+        if call.requests.buffered_bytes() > bytes_max {
+            let text = format!(
+                "grpc: received message larger than max ({} vs. {bytes_max})",
+                call.requests.buffered_bytes()
+            );
+            call.refuse(RpcError::with(Code::ResourceExhausted, text));
+        }
+    }
+
+    /// The messages of a stream that have come, each as the data of a gRPC stream. What is malformed ends it.
+    fn gateway_messages(&mut self, id: ConnId, stream: StreamId) {
+        let bytes_max = self.core.message_bytes_max() * limits::JSON_BYTES_PER_BYTE;
+        while let Some(connection) = self.connections.get(id)
+            && let Some(call) = connection.gateway.get_mut(&stream)
+        {
+            let is_large = call.requests.buffered_bytes() > bytes_max;
+            match call.requests.next_message() {
+                Ok(Some(message)) => self.data(id, stream, framed(&message)),
+                Ok(None) if is_large => return self.fail(id, stream, error::TOO_MANY_REQUESTS),
+                Ok(None) => return,
+                Err(_) => return self.end_gateway_stream(id, stream),
+            }
+        }
+    }
+
+    /// The end of a request: now it is answered, or the call begins that answers it.
+    pub(super) fn end_gateway(&mut self, id: ConnId, stream: StreamId, now_ms: u64) {
+        let Some(connection) = self.connections.touch(id) else { return };
+        let Some(call) = connection.gateway.get_mut(&stream) else { return };
+        call.requests.end();
+        if let Some(error) = call.refused.take() {
+            return connection.gateway_answer(stream, Err(error));
+        }
+        if call.method.client_streams {
+            self.gateway_messages(id, stream);
+            return self.end_gateway_stream(id, stream);
+        }
+        let message = match call.message.take() {
+            Some(message) => Ok(Some(message)),
+            None => call.requests.next_message(),
+        };
+        match message {
+            Ok(message) => {
+                let framed = framed(&message.unwrap_or_default());
+                if self.begin_gateway_call(id, stream, now_ms) {
+                    self.data(id, stream, framed);
+                }
+            }
+            Err(text) => {
+                let error = RpcError::with(Code::InvalidArgument, text);
+                connection.gateway_answer(stream, Err(error));
+            }
+        }
+    }
+
+    /// No more messages will come. Watches go on: most clients of the gateway send all they have to say at once.
+    fn end_gateway_stream(&mut self, id: ConnId, stream: StreamId) {
+        let Some(connection) = self.connections.touch(id) else { return };
+        let Some(call) = connection.gateway.get_mut(&stream) else { return };
+        call.refused = Some(error::STOPPED);
+        if call.method.path != Method::Watch.describe().path {
+            self.end_of_request(id, stream);
+        }
+    }
+}
+
+impl GatewayCall {
+    /// There will be no call.
+    fn refuse(&mut self, error: RpcError) {
+        self.requests = Requests::new(self.method);
+        self.refused = Some(error);
+    }
+}
+
+/// A timeout that cannot be read has a text of its own.
+fn bad_timeout(request: &Request) -> Option<RpcError> {
+    let timeout = request.field("grpc-timeout")?;
+    grpc::parse_timeout(timeout).err().map(|_| {
+        let text = format!("invalid grpc-timeout: {}", String::from_utf8_lossy(timeout));
+        RpcError::with(Code::InvalidArgument, text)
+    })
+}
+
+fn framed(message: &[u8]) -> Bytes {
+    [&grpc::encode_prefix(message.len())[..], message].concat().into()
+}
+
+/// Answers of gateway calls. Each takes over from the method of [`Connection`] of a similar name.
+impl Connection {
+    pub fn is_gateway(&self, stream: StreamId) -> bool {
+        !self.gateway.is_empty() && self.gateway.contains_key(&stream)
+    }
+
+    pub fn gateway_finish_unary(&mut self, stream: StreamId, result: Result<Message, RpcError>) {
+        let Some(call) = self.gateway.get(&stream) else { return };
+        let result = result.and_then(|message| {
+            gateway::answer(call.method, message.body()).map_err(|_| MALFORMED)
+        });
+        match result {
+            Err(error) if call.method.server_streams => {
+                self.gateway_finish_stream(stream, Err(error));
+            }
+            result => self.gateway_answer(stream, result),
+        }
+    }
+
+    fn gateway_answer(&mut self, stream: StreamId, result: Result<String, RpcError>) {
+        let Some(call) = self.gateway.remove(&stream) else { return };
+        let mut fields: Fields = vec![(JSON.0, JSON.1.into())];
+        fields.extend(call.cors);
+        let (status, body) = match result {
+            Ok(body) => {
+                fields.push(("Grpc-Metadata-Content-Type", "application/grpc".into()));
+                (200, body)
+            }
+            Err(error) => {
+                if error.code == Code::Unauthenticated {
+                    fields.push(("WWW-Authenticate", error.message.clone()));
+                }
+                let code = error.code as u8;
+                (gateway::http_status(code), gateway::failure(code, &error.message))
+            }
+        };
+        let is_head = call.request.method == "HEAD";
+        self.answer(stream, Response { status, fields, body: body.into_bytes(), is_head });
+    }
+
+    pub fn gateway_message(&mut self, stream: StreamId, message: &Message) {
+        let Some(call) = self.gateway.get(&stream) else { return };
+        match gateway::streamed(call.method, message.body()) {
+            Ok(line) => {
+                self.gateway_begin(stream, 200);
+                self.answer_piece(stream, line.into_bytes());
+            }
+            Err(_) => self.gateway_finish_stream(stream, Err(MALFORMED)),
+        }
+    }
+
+    fn gateway_begin(&mut self, stream: StreamId, status: u16) {
+        let Some(call) = self.gateway.get_mut(&stream) else { return };
+        if std::mem::replace(&mut call.started, true) {
+            return;
+        }
+        let mut fields: Fields = vec![
+            (JSON.0, JSON.1.into()),
+            ("Grpc-Metadata-Content-Type", "application/grpc".into()),
+        ];
+        fields.append(&mut call.cors);
+        self.begin_answer(stream, status, &fields);
+    }
+
+    /// A part of the message of a unary call.
+    pub fn gateway_part(&mut self, stream: StreamId, bytes: &[u8]) {
+        let Some(call) = self.gateway.get_mut(&stream) else { return };
+        if call.parts.len() + bytes.len() > limits::GATEWAY_ANSWER_MAX_BYTES {
+            call.parts = Vec::new();
+            call.overflow = true;
+        } else if !call.overflow {
+            call.parts.extend_from_slice(bytes);
+        }
+    }
+
+    pub fn gateway_finish_stream(&mut self, stream: StreamId, result: Result<(), RpcError>) {
+        let Some(call) = self.gateway.get_mut(&stream) else { return };
+        if !call.method.server_streams {
+            let parts = std::mem::take(&mut call.parts);
+            let result = match result {
+                Ok(()) if call.overflow => {
+                    let text = "the answer is too large for the gateway: use a limit";
+                    Err(RpcError::new(Code::ResourceExhausted, text))
+                }
+                Ok(()) => gateway::answer(call.method, parts.get(5..).unwrap_or_default())
+                    .map_err(|_| MALFORMED),
+                Err(error) => Err(error),
+            };
+            return self.gateway_answer(stream, result);
+        }
+        if let Err(error) = &result {
+            let code = error.code as u8;
+            let line = gateway::streamed_failure(code, &error.message);
+            self.gateway_begin(stream, gateway::http_status(code));
+            self.answer_piece(stream, line.into_bytes());
+        }
+        self.gateway_begin(stream, 200);
+        self.gateway.remove(&stream);
+        self.end_answer(stream);
+    }
+
+    // Answers of plain HTTP, by either version.
+
+    pub fn answer(&mut self, stream: StreamId, response: Response) {
+        match &mut self.protocol {
+            Protocol::Http1(http1) => http1.answer(&response),
+            Protocol::Http2(h2) => {
+                let Response { status, fields, body, is_head } = response;
+                let block = header_block(status, &fields, Some(body.len()));
+                let is_bare = is_head || body.is_empty();
+                h2.send_headers(stream, &block, is_bare);
+                if !is_bare {
+                    h2.send_data(stream, body, true);
+                }
+            }
+            Protocol::Unknown(_) => {}
+        }
+    }
+
+    fn begin_answer(&mut self, stream: StreamId, status: u16, fields: &Fields) {
+        match &mut self.protocol {
+            Protocol::Http1(http1) => http1.begin(status, fields),
+            Protocol::Http2(h2) => {
+                h2.send_headers(stream, &header_block(status, fields, None), false);
+            }
+            Protocol::Unknown(_) => {}
+        }
+    }
+
+    fn answer_piece(&mut self, stream: StreamId, bytes: Vec<u8>) {
+        match &mut self.protocol {
+            Protocol::Http1(http1) => http1.piece(&bytes),
+            Protocol::Http2(h2) => h2.send_data(stream, bytes, false),
+            Protocol::Unknown(_) => {}
+        }
+    }
+
+    fn end_answer(&mut self, stream: StreamId) {
+        match &mut self.protocol {
+            Protocol::Http1(http1) => http1.end(),
+            Protocol::Http2(h2) => h2.send_data(stream, Vec::new(), true),
+            Protocol::Unknown(_) => {}
+        }
+    }
+
+    /// Breaks off an answer.
+    pub fn reset(&mut self, stream: StreamId, code: ErrorCode) {
+        self.gateway.remove(&stream);
+        match &mut self.protocol {
+            Protocol::Http1(http1) => http1.abort(),
+            Protocol::Http2(h2) => h2.reset(stream, code),
+            Protocol::Unknown(_) => {}
+        }
+    }
+}
