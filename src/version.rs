@@ -9,6 +9,9 @@ pub const VERSION: &str = "3.7.1";
 /// The version the cluster as a whole speaks: `major.minor.0`.
 pub const CLUSTER_VERSION: &str = "3.7.0";
 
+/// What a downgrade can go to: one minor version less.
+pub const DOWNGRADE_VERSION: &str = "3.6.0";
+
 /// What `Status.storage_version` says; the data format itself is ringd's own.
 pub const STORAGE_VERSION: &str = "3.7.0";
 

@@ -15,7 +15,7 @@ use crate::proto::etcdserverpb::{
     AlarmRequest, CompactionRequest, DeleteRangeRequest, LeaseGrantRequest, LeaseRevokeRequest,
     PutRequest, RequestHeader, TxnRequest,
 };
-use crate::proto::membershippb::ClusterMemberAttrSetRequest;
+use crate::proto::membershippb::{ClusterMemberAttrSetRequest, DowngradeInfoSetRequest};
 use crate::proto::{self, decode_txn};
 
 /// The kinds of requests that are replicated, with their field numbers in `InternalRaftRequest`.
@@ -30,6 +30,7 @@ pub enum Kind {
     LeaseRevoke = 9,
     Alarm = 10,
     MemberAttributes = 1301,
+    Downgrade = 1302,
 }
 
 const HEADER_FIELD: u32 = 100;
@@ -49,6 +50,7 @@ pub enum Request {
     Alarm(AlarmRequest),
     MemberAttributes(ClusterMemberAttrSetRequest),
     Auth(Box<auth::Request>),
+    Downgrade(DowngradeInfoSetRequest),
     /// A kind that changes nothing here.
     Other,
 }
@@ -147,6 +149,7 @@ pub fn unwrap(mut entry: Bytes) -> Result<Unwrapped, Undecodable> {
             1301 => {
                 request = Request::MemberAttributes(ClusterMemberAttrSetRequest::decode(inner)?);
             }
+            1302 => request = Request::Downgrade(DowngradeInfoSetRequest::decode(inner)?),
             field => {
                 if let Some(found) = auth::Request::decode(field, inner)? {
                     request = Request::Auth(Box::new(found));

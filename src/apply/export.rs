@@ -54,6 +54,8 @@ pub struct Export {
 pub struct Versions {
     pub cluster: &'static str,
     pub storage: &'static str,
+    /// The cluster is on its way down to these versions.
+    pub downgrades: bool,
 }
 
 enum Place {
@@ -73,6 +75,16 @@ impl Export {
             versions,
             at: Place::Before(0),
         }
+    }
+
+    fn cluster(&self) -> Entries {
+        let mut entries = vec![("clusterVersion".into(), self.versions.cluster.into())];
+        if self.versions.downgrades {
+            let target = self.versions.cluster;
+            let info = format!(r#"{{"target-version":"{target}","enabled":true}}"#);
+            entries.push(("downgrade".into(), info.into()));
+        }
+        entries
     }
 
     /// The next walk begins at the start.
@@ -140,7 +152,7 @@ impl Export {
             "auth" => auth_state(view)?,
             "authRoles" => named(view, auth::ROLE)?,
             "authUsers" => named(view, auth::USER)?,
-            "cluster" => vec![("clusterVersion".into(), self.versions.cluster.into())],
+            "cluster" => self.cluster(),
             "members" => state::members(view)?
                 .into_iter()
                 .map(|member| (Member::key(member.id).into_bytes(), member.encode()))

@@ -104,6 +104,8 @@ pub struct Applier {
     pub alarms: Alarms,
     pub cluster: Cluster,
     pub auth: Auth,
+    /// The version that the cluster is on its way down to.
+    pub downgrade: Option<String>,
     pub notices: Vec<Notice>,
     options: Options,
     applied_index: u64,
@@ -126,6 +128,7 @@ impl Applier {
         state::leases(&store, &mut |id, ttl_s| lessor.grant(LeaseId(id), ttl_s, now_ms))?;
         let alarms = Alarms::load(&store)?;
         let auth = auth::load(&store)?;
+        let downgrade = state::downgrade(&store)?;
         if state::identity(&store)?.is_none() {
             state::set_identity(&mut store, &cluster, member_id)?;
             // The founding members are a first entry that no log holds.
@@ -142,6 +145,7 @@ impl Applier {
             alarms,
             cluster,
             auth,
+            downgrade,
             notices: Vec::new(),
             options,
             applied_index,
@@ -267,6 +271,12 @@ impl Applier {
             Request::Alarm(request) => self.alarm(request),
             Request::MemberAttributes(request) => self.set_member_attributes(request),
             Request::Auth(request) => self.apply_auth(request, now_ms),
+            Request::Downgrade(request) => {
+                self.downgrade = request.enabled.then(|| request.ver.clone());
+                state::set_downgrade(&mut self.store, self.downgrade.as_deref())
+                    .map_err(MvccError::from)?;
+                Ok(self.reply(Vec::new()))
+            }
             Request::Other => Ok(self.reply(Vec::new())),
         }
     }
@@ -275,7 +285,11 @@ impl Applier {
     fn admit(&self, request: &Request) -> Result<(), ApplyError> {
         let writes = !matches!(
             request,
-            Request::Alarm(_) | Request::MemberAttributes(_) | Request::Auth(_) | Request::Other
+            Request::Alarm(_)
+                | Request::MemberAttributes(_)
+                | Request::Downgrade(_)
+                | Request::Auth(_)
+                | Request::Other
         );
         if writes && self.alarms.active(AlarmType::Corrupt) {
             return Err(ApplyError::Corrupt);

@@ -7,6 +7,7 @@
 //!             "removed/" ++ id, as above           empty: it was a member once
 //!             "raft/configuration"     who votes and who learns, as encoded by raft; not there
 //!                                      before the first change: then the members above
+//!             "downgrade"              the version that a downgrade goes to; not there without one
 //!             "alarm/" ++ member BE ++ alarm BE    empty
 //!             "auth/enabled"           1 or 0, one byte; not there before auth was first enabled
 //!             "auth/revision"          u64 BE; not there before the first change: then 1
@@ -30,6 +31,7 @@ const CLUSTER: &[u8] = b"cluster";
 const MEMBER: &[u8] = b"member/";
 const REMOVED: &[u8] = b"removed/";
 pub(super) const AUTH: &[u8] = b"auth/";
+const DOWNGRADE: &[u8] = b"downgrade";
 const CONFIGURATION: &[u8] = b"raft/configuration";
 
 /// The index and term of the last applied entry; zeros in a new store.
@@ -97,6 +99,19 @@ pub fn adopt(store: &mut Store, cluster: u64, own: u64, at: (u64, u64)) -> bool 
 /// how far this member has come with removing what a compaction gave up.
 pub fn is_replicated(tree: Tree, key: &[u8]) -> bool {
     tree != META || (key != CLUSTER && !key.starts_with(b"mvcc/"))
+}
+
+/// The version that the cluster is on its way down to.
+pub fn downgrade(store: &Store) -> Result<Option<String>, MvccError> {
+    let record = store.view().get(META, DOWNGRADE)?;
+    Ok(record.map(|version| String::from_utf8_lossy(version).into_owned()))
+}
+
+pub fn set_downgrade(store: &mut Store, to: Option<&str>) -> Result<(), Corruption> {
+    match to {
+        Some(version) => store.put(META, DOWNGRADE, version.as_bytes(), false),
+        None => store.delete(META, DOWNGRADE).map(drop),
+    }
 }
 
 /// The configuration in effect at the applied index, as raft encodes it; none before the first

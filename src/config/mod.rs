@@ -331,7 +331,7 @@ impl Config {
             strict_reconfig_check: s.bool("strict-reconfig-check"),
             force_new_cluster: s.bool("force-new-cluster"),
             enable_grpc_gateway: s.bool("enable-grpc-gateway"),
-            cors: list(s.text("cors")),
+            cors: origins(&s)?,
             host_whitelist: list(s.text("host-whitelist")),
             max_learners: usize::try_from(s.int("max-learners")).unwrap_or(0),
             corrupt_check_ms: Some(duration_ms(&s, "corrupt-check-time")?).filter(|ms| *ms > 0),
@@ -427,6 +427,15 @@ impl Config {
 fn list(text: &str) -> Vec<String> {
     let items = text.split(',').map(str::trim).filter(|item| !item.is_empty());
     items.map(str::to_owned).collect()
+}
+
+/// Origins are URLs with a port; a star is all.
+fn origins(s: &Settings) -> Result<Vec<String>, UsageError> {
+    let origins = list(s.text("cors"));
+    for origin in origins.iter().filter(|origin| *origin != "*") {
+        Url::parse(origin).map_err(|rule| s.invalid("cors", &rule))?;
+    }
+    Ok(origins)
 }
 
 fn bind_urls(s: &Settings, flag: &str) -> Result<Vec<Url>, UsageError> {

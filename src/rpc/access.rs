@@ -63,7 +63,15 @@ pub fn rule(method: Method) -> Rule {
         | Method::HashKv
         | Method::Defragment
         | Method::Snapshot
+        | Method::Downgrade
         | Method::MoveLeader => Rule::Admin,
+        // Their steps are entries and reads, each of which asks for itself.
+        Method::Lock
+        | Method::Unlock
+        | Method::Campaign
+        | Method::Proclaim
+        | Method::Resign => Rule::Entry,
+        Method::Leader | Method::Observe => Rule::Read,
         Method::Alarm => Rule::Alarm,
         Method::HealthCheck | Method::HealthWatch | Method::Authenticate => Rule::Anybody,
         Method::AuthEnable

@@ -21,6 +21,7 @@ use super::large_range::LargeRangeCall;
 use super::limits;
 use super::method::Method;
 use super::range_stream::RangeStreamCall;
+use super::recipes::Recipe;
 use super::snapshot::SnapshotCall;
 use super::watch::WatchCall;
 use crate::grpc;
@@ -71,6 +72,8 @@ pub enum Call {
     LargeRange(Box<LargeRangeCall>),
     /// `grpc.health.v1.Health/Watch`: told once, and again when it changes.
     HealthWatch,
+    /// A lock or an election.
+    Recipe(Box<Recipe>),
     /// A request that is no gRPC call, whose body is dropped. It is answered when it has ended: an answer that
     /// overtakes the rest of its request would end the stream before the rest could be found malformed.
     Plain(Plain),
@@ -86,7 +89,16 @@ pub enum Plain {
 impl Call {
     /// Whether it goes on until somebody ends it.
     pub fn is_stream(&self) -> bool {
-        matches!(self, Call::Watch(_) | Call::KeepAlive(_) | Call::HealthWatch)
+        matches!(self, Call::Watch(_) | Call::KeepAlive(_) | Call::HealthWatch | Call::Recipe(_))
+    }
+
+    /// Whether it has not begun its answer, and may still be told that it is refused.
+    pub fn is_unanswered(&self) -> bool {
+        match self {
+            Call::Open(_) | Call::Waiting => true,
+            Call::Recipe(recipe) => !recipe.is_stream(),
+            _ => false,
+        }
     }
 
     /// What collects the messages of a client that may still send some.
@@ -100,6 +112,7 @@ impl Call {
             | Call::LargeRange(_)
             | Call::Snapshot(_)
             | Call::HealthWatch
+            | Call::Recipe(_)
             | Call::Plain(_) => None,
         }
     }

@@ -193,6 +193,9 @@ impl Server {
             Method::RangeStream => self.core.range_stream(&mut self.connections, caller, message),
             Method::Snapshot => self.core.snapshot(&mut self.connections, caller, message),
             Method::HealthWatch => self.core.health_watch(&mut self.connections, caller, message),
+            method if method.is_recipe() => {
+                self.core.recipe(&mut self.connections, caller, message)
+            }
             _ => {
                 connection.wait(stream);
                 let answer = match connection.at_once() {
@@ -239,7 +242,8 @@ impl Server {
                 | Call::RangeStream(_)
                 | Call::LargeRange(_)
                 | Call::Snapshot(_)
-                | Call::HealthWatch,
+                | Call::HealthWatch
+                | Call::Recipe(_),
             )
             | None => {}
         }
@@ -276,12 +280,12 @@ impl Server {
     pub(super) fn fail(&mut self, id: ConnId, stream: StreamId, error: RpcError) {
         let Some(connection) = self.connections.touch(id) else { return };
         let Some(call) = connection.forget(stream) else { return };
-        if matches!(call, Call::Open(_) | Call::Waiting) {
+        if call.is_unanswered() {
             self.connections.refuse(id, stream, error);
         } else {
             connection.finish_stream(stream, Err(error));
-            self.core.abandon(StreamKey::new(id, stream), call);
         }
+        self.core.abandon(StreamKey::new(id, stream), call);
     }
 }
 
@@ -307,6 +311,8 @@ impl Core {
             return Err(error::NO_LEADER);
         }
         let wait_ms = match known.kind {
+            // They wait for others, as long as it takes.
+            Kind::Unary if matches!(known.method, Method::Lock | Method::Campaign) => NEVER_MS,
             Kind::Unary => self.options.request_timeout_ms,
             Kind::ServerStream | Kind::BidiStream => NEVER_MS,
         };
@@ -378,10 +384,18 @@ impl Core {
             Method::RoleRevokePermission => {
                 self.auth_request(caller, AuthKind::RoleRevokePermission, message)
             }
+            Method::Downgrade => self.downgrade(caller, message),
             Method::Watch
             | Method::LeaseKeepAlive
             | Method::RangeStream
             | Method::Snapshot
+            | Method::Lock
+            | Method::Unlock
+            | Method::Campaign
+            | Method::Proclaim
+            | Method::Leader
+            | Method::Observe
+            | Method::Resign
             | Method::HealthWatch => Answer::Now(Err(RpcError::new(
                 Code::Internal,
                 "a streaming method was called as a unary one",

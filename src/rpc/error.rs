@@ -76,6 +76,8 @@ errors! {
     // etcd's has an ordinary or a no-break space behind the colon, as the build has drawn it.
     MALFORMED_MESSAGE, Internal, "grpc: error unmarshalling request: proto: cannot parse invalid wire-format data";
     DEADLINE_EXCEEDED, DeadlineExceeded, "context deadline exceeded";
+    BAD_DOWNGRADE_FORMAT, InvalidArgument, "etcdserver: wrong downgrade target version format";
+    BAD_DOWNGRADE_TARGET, InvalidArgument, "etcdserver: invalid downgrade target version";
     STREAM_SORT, Unimplemented, "RangeStream does not support custom sort orders";
     ROOT_USER_NOT_EXIST, FailedPrecondition, "etcdserver: root user does not exist";
     ROOT_ROLE_NOT_EXIST, FailedPrecondition, "etcdserver: root user does not have root role";

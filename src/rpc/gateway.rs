@@ -29,6 +29,8 @@ pub struct GatewayCall {
     message: Option<Vec<u8>>,
     /// Why there will be no call, until the request has ended.
     refused: Option<RpcError>,
+    /// No more messages are taken of a stream: it has ended, or what has come is malformed.
+    is_deaf: bool,
     /// The head of the answer has been sent.
     started: bool,
     /// Parts of an answer that is not made in one piece.
@@ -73,6 +75,7 @@ impl Server {
             cors,
             message: None,
             refused,
+            is_deaf: false,
             started: false,
             parts: Vec::new(),
             overflow: false,
@@ -103,7 +106,7 @@ impl Server {
         let bytes_max = self.core.message_bytes_max() * limits::JSON_BYTES_PER_BYTE;
         let Some(connection) = self.connections.touch(id) else { return };
         let Some(call) = connection.gateway.get_mut(&stream) else { return };
-        if call.refused.is_some() {
+        if call.refused.is_some() || call.is_deaf {
             return;
         }
         call.requests.push(data);
@@ -150,7 +153,9 @@ impl Server {
             return connection.gateway_answer(stream, Err(error));
         }
         if call.method.client_streams {
-            self.gateway_messages(id, stream);
+            if !call.is_deaf {
+                self.gateway_messages(id, stream);
+            }
             return self.end_gateway_stream(id, stream);
         }
         let message = match call.message.take() {
@@ -175,7 +180,9 @@ impl Server {
     fn end_gateway_stream(&mut self, id: ConnId, stream: StreamId) {
         let Some(connection) = self.connections.touch(id) else { return };
         let Some(call) = connection.gateway.get_mut(&stream) else { return };
-        call.refused = Some(error::STOPPED);
+        if std::mem::replace(&mut call.is_deaf, true) {
+            return;
+        }
         if call.method.path != Method::Watch.describe().path {
             self.end_of_request(id, stream);
         }

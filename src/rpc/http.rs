@@ -263,8 +263,8 @@ impl Core {
                 format!(
                     r#"{{"etcdserver":"{}","etcdcluster":"{}","storage":"{}"}}"#,
                     version::VERSION,
-                    version::CLUSTER_VERSION,
-                    version::STORAGE_VERSION
+                    self.cluster_version(),
+                    self.storage_version()
                 ),
             ),
             ("livez", check) => self.checks(request, LIVEZ, check, agreed),

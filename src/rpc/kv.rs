@@ -31,6 +31,10 @@ pub enum Then {
     MemberAdded(u64),
     /// A token, if what was found of the password still holds.
     LoggedIn(Box<Login>),
+    /// The version that the cluster had before.
+    Downgraded(&'static str),
+    /// A step of a lock or an election.
+    Recipe(super::recipes::Step),
 }
 
 impl Core {
@@ -205,12 +209,16 @@ impl Core {
             return;
         };
         let result = match outcome.result {
+            result if let Then::Recipe(step) = then => {
+                return self.recipe_applied(connections, caller, step, result);
+            }
             Ok(reply) => match then {
                 Then::ReplyWhenCompacted => {
                     return self.physical.push((caller, reply.revision));
                 }
                 Then::Members => self.member_list_now(),
                 Then::MemberAdded(id) => self.member_added(id),
+                Then::Downgraded(minor) => Ok(self.downgraded(minor)),
                 Then::LoggedIn(login) if !self.is_current(&login) => {
                     tracing::info!("revision when password checked became stale; retrying");
                     return self.check_password(connections, caller, login);
@@ -218,7 +226,9 @@ impl Core {
                 Then::LoggedIn(login) => {
                     return self.logged_in(connections, caller, *login, &reply);
                 }
-                Then::Reply => Ok(Message::new(&self.header(reply.revision), &reply.body)),
+                Then::Reply | Then::Recipe(_) => {
+                    Ok(Message::new(&self.header(reply.revision), &reply.body))
+                }
             },
             Err(error) => Err(apply_error(&error)),
         };
@@ -227,7 +237,7 @@ impl Core {
 }
 
 /// etcd's code and text for an entry that changed nothing.
-fn apply_error(error: &ApplyError) -> RpcError {
+pub(super) fn apply_error(error: &ApplyError) -> RpcError {
     match error {
         ApplyError::LeaseNotFound => error::LEASE_NOT_FOUND,
         ApplyError::LeaseExists => error::LEASE_EXISTS,

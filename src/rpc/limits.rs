@@ -102,6 +102,9 @@ pub const JSON_BYTES_PER_BYTE: usize = 2;
 /// there. Chosen: as much as may wait in a connection.
 pub const GATEWAY_ANSWER_MAX_BYTES: usize = CONNECTION_OUTPUT_MAX_BYTES;
 
+/// Locks and elections under way in the whole server. Chosen: each keeps a watcher and some hundred bytes.
+pub const RECIPES_MAX: usize = 1_000_000;
+
 /// Snapshots that are sent at once. Chosen: each pins a state, whose pages the file keeps meanwhile.
 pub const SNAPSHOTS_MAX: usize = 4;
 

@@ -5,22 +5,31 @@ use bytes::Bytes;
 use super::connection::{Caller, Connections};
 use super::dispatch::{attempt, decode};
 use super::encode::Message;
-use super::error::RpcError;
+use super::error::{self, RpcError};
 use super::kv::Then;
 use super::{Answer, Core, Read};
 use crate::apply::envelope::Kind;
+use crate::grpc::Code;
 use crate::mvcc::{HashBucket, HashKv};
 use crate::proto::etcdserverpb::alarm_request::AlarmAction;
+use crate::proto::etcdserverpb::downgrade_request::DowngradeAction;
 use crate::proto::etcdserverpb::{
     AlarmMember, AlarmRequest, AlarmType, DefragmentRequest, DefragmentResponse, DowngradeInfo,
-    HashKvRequest, HashKvResponse, HashRequest, HashResponse, StatusRequest, StatusResponse,
+    DowngradeRequest, DowngradeResponse, HashKvRequest, HashKvResponse, HashRequest, HashResponse,
+    StatusRequest, StatusResponse,
 };
+use crate::proto::membershippb::DowngradeInfoSetRequest;
 use crate::version;
 
 /// Changes that one slice of a hash takes in, so that a slice stays far under a millisecond.
 const HASH_SLICE: usize = 512;
 /// Hashes at once; each reads the whole history.
 const HASHES_MAX: usize = 16;
+
+/// `major.minor` of a version.
+fn minor_of(version: &'static str) -> &'static str {
+    version.rsplit_once('.').map_or(version, |(minor, _)| minor)
+}
 
 /// A hash in the making.
 pub struct HashTask {
@@ -67,12 +76,83 @@ impl Core {
             errors,
             db_size_in_use: applier.store.in_use_bytes() as i64,
             is_learner: self.node.is_learner(),
-            storage_version: version::STORAGE_VERSION.to_owned(),
+            storage_version: self.storage_version().to_owned(),
             db_size_quota: self.node.quota_bytes().map_or(-1, |quota| quota as i64),
-            downgrade_info: Some(DowngradeInfo::default()),
+            downgrade_info: Some(DowngradeInfo {
+                enabled: applier.downgrade.is_some(),
+                target_version: applier.downgrade.clone().unwrap_or_default(),
+            }),
         };
         let body = prost::Message::encode_to_vec(&response);
         Answer::Now(Ok(Message::new(&self.current_header(), &body)))
+    }
+
+    /// What the cluster as a whole speaks: less than it could while it is on its way down.
+    pub(super) fn cluster_version(&self) -> &'static str {
+        match self.node.applier.downgrade {
+            None => version::CLUSTER_VERSION,
+            Some(_) => version::DOWNGRADE_VERSION,
+        }
+    }
+
+    pub(super) fn storage_version(&self) -> &'static str {
+        match self.node.applier.downgrade {
+            None => version::STORAGE_VERSION,
+            Some(_) => version::DOWNGRADE_VERSION,
+        }
+    }
+
+    /// A downgrade that is enabled changes what members say of their versions, and nothing else: there is no older
+    /// ringd, and an older etcd takes the state by a snapshot.
+    pub(super) fn downgrade(&mut self, caller: Caller, message: Bytes) -> Answer {
+        let request: DowngradeRequest = attempt!(decode(message));
+        let minor = minor_of(self.cluster_version());
+        match DowngradeAction::try_from(request.action) {
+            Ok(DowngradeAction::Validate) => {
+                self.reads_new.push(Read::Downgrade(caller, request.version));
+                Answer::Later
+            }
+            Ok(DowngradeAction::Enable) => {
+                let target = attempt!(self.check_downgrade(&request.version));
+                let set = DowngradeInfoSetRequest { enabled: true, ver: target.to_owned() };
+                let set = prost::Message::encode_to_vec(&set);
+                self.propose(caller, Kind::Downgrade, &set, Then::Downgraded(minor))
+            }
+            // etcd complains of a cancelled downgrade that there is not in its log only.
+            Ok(DowngradeAction::Cancel) if self.node.applier.downgrade.is_none() => {
+                Answer::Now(Ok(self.downgraded(minor)))
+            }
+            Ok(DowngradeAction::Cancel) => {
+                let set = prost::Message::encode_to_vec(&DowngradeInfoSetRequest::default());
+                self.propose(caller, Kind::Downgrade, &set, Then::Downgraded(minor))
+            }
+            Err(_) => RpcError::new(Code::Unknown, "etcdserver: unknown method").into(),
+        }
+    }
+
+    pub(super) fn downgrade_validated(&self, version: &str) -> Result<Message, RpcError> {
+        self.check_downgrade(version)?;
+        Ok(self.downgraded(minor_of(self.cluster_version())))
+    }
+
+    pub(super) fn downgraded(&self, minor: &'static str) -> Message {
+        let response = DowngradeResponse { header: None, version: minor.to_owned() };
+        Message::new(&self.current_header(), &prost::Message::encode_to_vec(&response))
+    }
+
+    /// The version that a client wants to go down to, if it can be.
+    fn check_downgrade(&self, version: &str) -> Result<&'static str, RpcError> {
+        let numbers: Vec<&str> = version.split('.').collect();
+        let is_number = |text: &&str| !text.is_empty() && text.bytes().all(|c| c.is_ascii_digit());
+        if !(2..=3).contains(&numbers.len()) || !numbers.iter().all(is_number) {
+            return Err(error::BAD_DOWNGRADE_FORMAT);
+        }
+        let allowed = minor_of(version::DOWNGRADE_VERSION);
+        let wanted = format!("{}.{}", numbers[0], numbers[1]);
+        if self.node.applier.downgrade.is_some() || wanted != allowed {
+            return Err(error::BAD_DOWNGRADE_TARGET);
+        }
+        Ok(version::DOWNGRADE_VERSION)
     }
 
     pub(super) fn alarm(&mut self, caller: Caller, message: Bytes) -> Answer {

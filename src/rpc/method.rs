@@ -86,6 +86,14 @@ methods! {
     RoleDelete, "etcdserverpb.Auth", "RoleDelete", Unary;
     RoleGrantPermission, "etcdserverpb.Auth", "RoleGrantPermission", Unary;
     RoleRevokePermission, "etcdserverpb.Auth", "RoleRevokePermission", Unary;
+    Downgrade, "etcdserverpb.Maintenance", "Downgrade", Unary;
+    Lock, "v3lockpb.Lock", "Lock", Unary;
+    Unlock, "v3lockpb.Lock", "Unlock", Unary;
+    Campaign, "v3electionpb.Election", "Campaign", Unary;
+    Proclaim, "v3electionpb.Election", "Proclaim", Unary;
+    Leader, "v3electionpb.Election", "Leader", Unary;
+    Observe, "v3electionpb.Election", "Observe", ServerStream;
+    Resign, "v3electionpb.Election", "Resign", Unary;
     HealthCheck, "grpc.health.v1.Health", "Check", Unary;
     HealthWatch, "grpc.health.v1.Health", "Watch", ServerStream;
 }

@@ -31,6 +31,7 @@ mod method;
 mod metrics;
 mod patience;
 mod range_stream;
+mod recipes;
 mod snapshot;
 #[cfg(test)]
 mod tests;
@@ -38,7 +39,7 @@ mod validate;
 mod watch;
 
 use std::cell::Cell;
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use bytes::Bytes;
 use rustc_hash::FxHashMap;
@@ -123,6 +124,8 @@ enum Read {
     LeaseTimeToLive(Caller, LeaseTimeToLiveRequest),
     Alarms(Caller, i32),
     Login(Caller, Box<Login>),
+    Recipe(Caller),
+    Downgrade(Caller, String),
     Http(ConnId, StreamId, http::Request),
 }
 
@@ -162,6 +165,9 @@ struct Core {
     /// Questions about leases that the leader has not answered, by their numbers.
     keep_alives: FxHashMap<u64, StreamKey>,
     lease_queries: FxHashMap<u64, (Caller, LeaseTimeToLiveRequest)>,
+    /// Locks and elections under way, and when clients give them up.
+    recipes: usize,
+    recipe_deadlines: BTreeSet<(u64, StreamKey)>,
     /// When watch streams look at the progress of their watchers.
     progress: BTreeMap<(u64, StreamKey), ()>,
     output: Output,
@@ -208,6 +214,8 @@ impl Server {
                 snapshots: VecDeque::new(),
                 keep_alives: FxHashMap::default(),
                 lease_queries: FxHashMap::default(),
+                recipes: 0,
+                recipe_deadlines: BTreeSet::new(),
                 progress: BTreeMap::new(),
                 output: Output::default(),
                 messages: Vec::new(),
@@ -426,6 +434,7 @@ impl Server {
             || !core.transfers.is_empty()
             || !core.passwords.is_empty()
             || !core.parked.is_empty();
+        let waits = waits || !core.recipe_deadlines.is_empty();
         if waits || !core.reads_asked.is_empty() || !core.reads_lost.is_empty() {
             deadline = deadline.min(core.next_scan_ms);
         }
@@ -597,6 +606,8 @@ impl Core {
             }
             Read::Alarms(caller, alarm) => (caller, self.alarms_now(alarm)),
             Read::Login(caller, login) => return self.check_password(connections, caller, login),
+            Read::Downgrade(caller, version) => (caller, self.downgrade_validated(&version)),
+            Read::Recipe(caller) => return self.recipe_reads(connections, caller),
             Read::RangeStream(key) => return self.start_range_stream(connections, key),
             Read::Http(id, stream, request) => {
                 return self.answer_http(connections, id, stream, request, true);
@@ -611,6 +622,10 @@ impl Core {
         caller: Caller,
         result: Result<Message, RpcError>,
     ) {
+        let result = match caller.method.is_recipe() {
+            true => self.end_recipe(connections, caller, result),
+            false => result,
+        };
         let code = result.as_ref().err().map_or(Code::Ok, |error| error.code);
         self.metrics.handled(caller.method, code);
         connections.reply(caller, result);
@@ -646,6 +661,7 @@ impl Core {
             return;
         }
         self.next_scan_ms = now_ms + limits::DEADLINE_SCAN_MS;
+        self.give_up_recipes(connections, now_ms);
         let mut late: Vec<(Caller, RpcError)> = Vec::new();
         let node = &self.node;
         self.proposals.retain(|_, proposal| {
@@ -698,6 +714,7 @@ impl Core {
     fn abandon(&mut self, key: StreamKey, call: Call) {
         match call {
             Call::Watch(call) => self.end_watches(key, call),
+            Call::Recipe(recipe) => self.abandon_recipe(*recipe),
             Call::Open(_)
             | Call::Waiting
             | Call::KeepAlive(_)
@@ -718,6 +735,8 @@ impl Read {
             | Read::MemberList(caller)
             | Read::LeaseTimeToLive(caller, _)
             | Read::Alarms(caller, _)
+            | Read::Downgrade(caller, _)
+            | Read::Recipe(caller)
             | Read::Login(caller, _) => Some(*caller),
             Read::RangeStream(_) | Read::Http(..) => None,
         }

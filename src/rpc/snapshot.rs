@@ -19,7 +19,6 @@ use crate::apply::export::{Export, Item, Versions};
 use crate::bbolt::{Leaves, Plan, Planner};
 use crate::mvcc::MvccError;
 use crate::proto::etcdserverpb::{SnapshotRequest, SnapshotResponse};
-use crate::version;
 
 /// etcd's `snapshotSendBufferSize`.
 const BLOB_BYTES: usize = 32 << 10;
@@ -29,6 +28,8 @@ pub struct SnapshotCall {
     stage: Stage,
     patience: Patience,
     hash: Sha256,
+    /// Of the storage, which each message tells.
+    version: &'static str,
     /// Bytes of the file that were not sent yet, and how many will still be made.
     ready: Vec<u8>,
     remaining: u64,
@@ -55,13 +56,17 @@ impl Core {
         if self.snapshots.len() >= limits::SNAPSHOTS_MAX {
             return Err(error::TOO_MANY_REQUESTS);
         }
-        let versions =
-            Versions { cluster: version::CLUSTER_VERSION, storage: version::STORAGE_VERSION };
+        let versions = Versions {
+            cluster: self.cluster_version(),
+            storage: self.storage_version(),
+            downgrades: self.node.applier.downgrade.is_some(),
+        };
         let call = SnapshotCall {
             export: Export::begin(&mut self.node.applier, versions),
             stage: Stage::Planning(Box::default()),
             patience: Patience::new(caller, self.now_ms),
             hash: Sha256::new(),
+            version: versions.storage,
             ready: Vec::new(),
             remaining: 0,
             is_made: false,
@@ -232,7 +237,7 @@ impl SnapshotCall {
             header: None,
             remaining_bytes: self.remaining,
             blob,
-            version: version::STORAGE_VERSION.to_owned(),
+            version: self.version.to_owned(),
         });
         self.patience.made(message.body_len());
         message

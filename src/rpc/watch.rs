@@ -11,6 +11,7 @@ use super::connection::{Call, Caller, Connections, StreamKey};
 use super::dispatch::decode;
 use super::encode::{Header, Message};
 use super::error::RpcError;
+use super::recipes::{self, Woken};
 use super::{Core, limits};
 use crate::grpc;
 use crate::mvcc::MvccError;
@@ -50,7 +51,7 @@ impl WatchCall {
     /// The id that a watcher gets, or why it gets none.
     fn choose_id(&mut self, wanted: i64) -> Result<i64, &'static str> {
         if wanted != 0 {
-            let taken = self.watchers.contains_key(&wanted);
+            let taken = self.watchers.contains_key(&wanted) || wanted == recipes::WATCHER;
             return if taken { Err(DUPLICATE_ID) } else { Ok(wanted) };
         }
         while self.watchers.contains_key(&self.next_id) {
@@ -196,6 +197,7 @@ impl Core {
         let mut sink = StreamSink {
             connections,
             header: self.current_header(),
+            woken: Vec::new(),
             fragment_bytes: self.message_bytes_max(),
         };
         let applier = &self.node.applier;
@@ -203,6 +205,8 @@ impl Core {
         self.hub.notify(reader, &mut sink).map_err(MvccError::into_corruption)?;
         self.behind_watchers =
             self.hub.catch_up(reader, &mut sink).map_err(MvccError::into_corruption)?;
+        let woken = sink.woken;
+        self.wake_recipes(connections, woken);
         Ok(())
     }
 
@@ -252,6 +256,8 @@ impl Core {
 struct StreamSink<'a> {
     connections: &'a mut Connections,
     header: Header,
+    /// What those who wait for a lock, or watch an election, have been waiting for.
+    woken: Vec<Woken>,
     fragment_bytes: usize,
 }
 
@@ -286,6 +292,9 @@ impl Sink for StreamSink<'_> {
     }
 
     fn events(&mut self, stream: u64, id: i64, fragment: bool, revision: i64, events: &[&[u8]]) {
+        if id == recipes::WATCHER {
+            return self.woken.push(Woken::new(StreamKey(stream), revision, events));
+        }
         let header = Header { revision, ..self.header };
         let fixed =
             header.field_len() + if id == 0 { 0 } else { 1 + encoded_len_varint(id as u64) };
@@ -310,6 +319,9 @@ impl Sink for StreamSink<'_> {
     }
 
     fn compacted(&mut self, stream: u64, id: i64, compact_revision: i64) {
+        if id == recipes::WATCHER {
+            return self.woken.push(Woken::new(StreamKey(stream), compact_revision, &[]));
+        }
         let Some((connection, stream)) = self.connections.touch_stream(StreamKey(stream)) else {
             return;
         };

@@ -7,3 +7,4 @@ mod fuzz;
 mod leaders;
 mod matrix;
 mod plain;
+mod recipes;
