@@ -30,6 +30,12 @@ fn bad_flags_are_one_line_and_exit_code_two() {
             "invalid value \"maybe\" for ETCD_UNSAFE_NO_FSYNC: must be true or false\n",
         ),
         (
+            &["--config-file", "/no/such/file"],
+            &[],
+            "cannot read the configuration file /no/such/file: No such file or directory (os error 2)\n",
+        ),
+        (&["completion", "tcsh"], &[], "completion for \"tcsh\": must be one of bash, zsh, fish\n"),
+        (
             &["--cert-file", "server.crt"],
             &[],
             "--cert-file and --key-file must both be present or both absent (cert: \"server.crt\", key: \"\")\n",
@@ -61,4 +67,22 @@ fn help_goes_to_stdout() {
         assert!(String::from_utf8_lossy(&output.stdout).contains("--listen-client-urls"));
         assert!(output.stderr.is_empty());
     }
+}
+
+#[test]
+fn completions_are_taken_by_their_shells_where_these_are() {
+    for (shell, args) in [("bash", &["-n"][..]), ("zsh", &["-n"]), ("fish", &["--no-execute"])] {
+        let output = ringd(&["completion", shell], &[]);
+        assert_eq!(output.status.code(), Some(0));
+        let folder = tempfile::tempdir().unwrap();
+        let script = folder.path().join("script");
+        std::fs::write(&script, output.stdout).unwrap();
+        // A shell that is not there checks nothing.
+        if let Ok(checked) = Command::new(shell).args(args).arg(&script).output() {
+            assert!(checked.status.success(), "{}", String::from_utf8_lossy(&checked.stderr));
+        }
+    }
+    let man = ringd(&["man"], &[]);
+    assert_eq!(man.status.code(), Some(0));
+    assert!(man.stdout.starts_with(b".TH RINGD 8\n"));
 }

@@ -79,6 +79,9 @@ pub struct Outcome {
 /// What an applied entry changed beside keys, for whoever keeps waiters.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Notice {
+    LeaseGranted {
+        ttl_s: i64,
+    },
     LeaseRevoked(LeaseId),
     AlarmsChanged,
     /// Members have come or gone, or are reached elsewhere.
@@ -97,6 +100,14 @@ pub struct Options {
     pub joins: bool,
 }
 
+/// What was applied since the start, for metrics.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Counts {
+    pub txns: u64,
+    pub leases_granted: u64,
+    pub leases_revoked: u64,
+}
+
 pub struct Applier {
     pub store: Store,
     pub mvcc: Mvcc,
@@ -107,6 +118,7 @@ pub struct Applier {
     /// The version that the cluster is on its way down to.
     pub downgrade: Option<String>,
     pub notices: Vec<Notice>,
+    pub counts: Counts,
     options: Options,
     applied_index: u64,
     applied_term: u64,
@@ -147,6 +159,7 @@ impl Applier {
             auth,
             downgrade,
             notices: Vec::new(),
+            counts: Counts::default(),
             options,
             applied_index,
             applied_term,
@@ -318,6 +331,7 @@ impl Applier {
     }
 
     fn txn(&mut self, request: &TxnRequest) -> Result<Reply, ApplyError> {
+        self.counts.txns += 1;
         let lessor = &self.lessor;
         let lease_exists = |id| lessor.contains(LeaseId(id));
         let reply = self.mvcc.txn(&mut self.store, request, &lease_exists)?;
@@ -347,6 +361,8 @@ impl Applier {
         let record = leasepb::Lease { id: request.id, ttl, remaining_ttl: 0 };
         state::put_lease(&mut self.store, &record).map_err(MvccError::from)?;
         self.lessor.grant(LeaseId(request.id), ttl, now_ms);
+        self.counts.leases_granted += 1;
+        self.notices.push(Notice::LeaseGranted { ttl_s: ttl });
         let response =
             LeaseGrantResponse { header: None, id: request.id, ttl, error: String::new() };
         Ok(self.reply(response.encode_to_vec()))
@@ -360,6 +376,7 @@ impl Applier {
         self.mvcc.delete_lease_keys(&mut self.store, request.id)?;
         state::delete_lease(&mut self.store, request.id).map_err(MvccError::from)?;
         self.lessor.revoke(id);
+        self.counts.leases_revoked += 1;
         self.notices.push(Notice::LeaseRevoked(id));
         Ok(self.reply(Vec::new()))
     }

@@ -9,11 +9,13 @@ use super::{UsageError, err};
 
 /// Where a value comes from, which is how messages name it.
 #[derive(Clone, Debug, PartialEq, Eq)]
-enum Source {
+pub enum Source {
     Default,
     /// The name as it was written, without dashes.
     Flag(String),
     Env(String),
+    /// The key, and the file.
+    File(String),
 }
 
 #[derive(Clone, Debug)]
@@ -27,11 +29,15 @@ struct Given {
 pub struct Settings {
     given: Vec<Given>,
     pub warnings: Vec<String>,
+    /// They come from a file.
+    pub is_file: bool,
 }
 
 /// What the arguments alone say; the environment is only looked at for `Run`.
 pub enum Asked {
     Run(Settings),
+    /// All settings are in this file.
+    File(String),
     Version,
     Help,
 }
@@ -54,13 +60,23 @@ pub fn read(
     if settings.bool("version") {
         return Ok(Asked::Version);
     }
+    let env: Vec<_> = env.into_iter().collect();
+    let named = env.iter().find(|(name, _)| name == "ETCD_CONFIG_FILE");
+    let named = named.map(|(_, path)| path.to_string_lossy().into_owned());
+    let path = match settings.text("config-file") {
+        "" => named.unwrap_or_default(),
+        path => path.to_owned(),
+    };
+    if !path.is_empty() {
+        return Ok(Asked::File(path));
+    }
     settings.read_env(env)?;
     settings.check_effects()?;
     Ok(Asked::Run(settings))
 }
 
 impl Settings {
-    fn defaults() -> Result<Self, UsageError> {
+    pub fn defaults() -> Result<Self, UsageError> {
         let given = FLAGS.iter().map(|flag| {
             let text = flag.default.to_owned();
             let value = flag.kind.read(&text).map_err(|rule| {
@@ -68,7 +84,11 @@ impl Settings {
             })?;
             Ok(Given { source: Source::Default, text, value })
         });
-        Ok(Self { given: given.collect::<Result<_, UsageError>>()?, warnings: Vec::new() })
+        Ok(Self {
+            given: given.collect::<Result<_, UsageError>>()?,
+            warnings: Vec::new(),
+            is_file: false,
+        })
     }
 
     /// False if help was asked for.
@@ -141,7 +161,7 @@ impl Settings {
         Ok(())
     }
 
-    fn set(
+    pub fn set(
         &mut self,
         at: usize,
         spelling: Spelling,
@@ -169,7 +189,7 @@ impl Settings {
     }
 
     /// Warns of flags without effect and refuses those that must not be ignored.
-    fn check_effects(&mut self) -> Result<(), UsageError> {
+    pub fn check_effects(&mut self) -> Result<(), UsageError> {
         let given: Vec<_> = FLAGS
             .iter()
             .zip(&self.given)
@@ -253,7 +273,7 @@ impl Settings {
     }
 }
 
-fn kind(at: usize) -> Kind {
+pub fn kind(at: usize) -> Kind {
     FLAGS.get(at).map_or(Kind::Text, |flag| flag.kind)
 }
 
@@ -261,7 +281,7 @@ fn shown(source: &Source) -> String {
     match source {
         Source::Default => "the default".to_owned(),
         Source::Flag(name) => format!("--{name}"),
-        Source::Env(name) => name.clone(),
+        Source::Env(name) | Source::File(name) => name.clone(),
     }
 }
 
@@ -269,7 +289,7 @@ fn invalid(source: &Source, text: &str, rule: &str) -> UsageError {
     let place = match source {
         Source::Default => "the default".to_owned(),
         Source::Flag(name) => format!("flag -{name}"),
-        Source::Env(name) => name.clone(),
+        Source::Env(name) | Source::File(name) => name.clone(),
     };
     err(format!("invalid value {text:?} for {place}: {rule}"))
 }

@@ -107,7 +107,6 @@ const OWN_LINKS: &str = "links between members notice by themselves when they ar
 const OWN_STORE: &str = "it tunes etcd's storage engine, and ringd has its own";
 const NO_DISCOVERY: &str = "it concerns discovery, which is not used";
 const NO_TRACING: &str = "traces are not exported";
-const NO_SLOW_LOG: &str = "slow requests are not logged";
 
 pub const FLAGS: &[Flag] = {
     use Group::*;
@@ -135,6 +134,13 @@ pub const FLAGS: &[Flag] = {
             "http://localhost:2379",
             Listening,
             "Where clients are told to go. To be given whenever --listen-client-urls is.",
+        ),
+        obeyed(
+            "listen-client-http-urls",
+            Urls,
+            "",
+            Listening,
+            "Where clients are served by HTTP alone; those of --listen-client-urls then get gRPC alone.",
         ),
         obeyed(
             "listen-metrics-urls",
@@ -410,6 +416,14 @@ pub const FLAGS: &[Flag] = {
             Listening,
             "Names by which plain HTTP without TLS may be asked, against DNS rebinding.",
         ),
+        obeyed(
+            "metrics",
+            OneOf(&["basic", "extensive"]),
+            "basic",
+            Other,
+            "Whether /metrics has the distributions of how long calls take.",
+        ),
+        obeyed(
             "auth-token",
             Text,
             "simple",
@@ -471,11 +485,46 @@ pub const FLAGS: &[Flag] = {
         ),
         obeyed("logger", Text, "zap", Logging, "Only zap, which is the shape of the lines."),
         obeyed(
+            "enable-log-rotation",
+            Bool,
+            "false",
+            Logging,
+            "Put a log file aside when it is large, as --log-rotation-config-json says.",
+        ),
+        obeyed(
+            "log-rotation-config-json",
+            Text,
+            "{\"maxsize\": 100, \"maxage\": 0, \"maxbackups\": 0, \"localtime\": false, \"compress\": false}",
+            Logging,
+            "Megabytes of a log file, days and number of those kept, and whether these are compressed.",
+        ),
+        obeyed(
+            "warning-apply-duration",
+            Duration,
+            "100ms",
+            Logging,
+            "Entries that take longer to apply are logged.",
+        ),
+        obeyed(
+            "warning-unary-request-duration",
+            Duration,
+            "300ms",
+            Logging,
+            "Requests that take longer are logged.",
+        ),
+        obeyed(
             "unsafe-no-fsync",
             Bool,
             "false",
             Unsafe,
             "Acknowledge writes that are not on the disk: a power cut loses them.",
+        ),
+        obeyed(
+            "config-file",
+            Text,
+            "",
+            Other,
+            "A YAML file with all of the configuration; other flags and the environment are then ignored.",
         ),
         obeyed("version", Bool, "false", Other, "Print the version and exit."),
         obeyed("enable-grpc-gateway", Bool, "true", Other, "Answer JSON below /v3/."),
@@ -526,18 +575,17 @@ pub const FLAGS: &[Flag] = {
         without("distributed-tracing-service-name", Text, "etcd", NO_TRACING),
         without("downgrade-check-time", Duration, "5s", "there is no downgrade"),
         without("enable-distributed-tracing", Bool, "false", NO_TRACING),
-        without("enable-pprof", Bool, "false", "Go's profiler has no counterpart here"),
+        without(
+            "enable-pprof",
+            Bool,
+            "false",
+            "Go's profiler has no counterpart here; see perf(1)",
+        ),
         without(
             "initial-election-tick-advance",
             Bool,
             "true",
             "a member that starts waits for a leader as long as any other",
-        ),
-        without(
-            "log-rotation-config-json",
-            Text,
-            "{\"maxsize\": 100, \"maxage\": 0, \"maxbackups\": 0, \"localtime\": false, \"compress\": false}",
-            "logs are not rotated",
         ),
         without("max-snapshots", Uint, "5", OWN_STORE),
         without("max-wals", Uint, "5", "segments of the log go as soon as nothing needs them"),
@@ -547,13 +595,10 @@ pub const FLAGS: &[Flag] = {
             "false",
             "the store's pages stay under the control of the kernel",
         ),
-        without("metrics", OneOf(&["basic", "extensive"]), "basic", "all metrics are always there"),
         without("pre-vote", Bool, "true", "members always ask before they hold an election"),
         without("raft-read-timeout", Duration, "5s", OWN_LINKS),
         without("raft-write-timeout", Duration, "5s", OWN_LINKS),
         without("socket-reuse-address", Bool, "false", "addresses are always reused"),
-        without("warning-apply-duration", Duration, "100ms", NO_SLOW_LOG),
-        without("warning-unary-request-duration", Duration, "300ms", NO_SLOW_LOG),
         // Without effect anywhere.
         legacy("cluster-active-size"),
         legacy("cluster-remove-delay"),
@@ -570,14 +615,11 @@ pub const FLAGS: &[Flag] = {
         legacy("v2-deprecation"),
         legacy("vv"),
         // Refused: data, secrets or access would not be guarded as asked.
-        not_yet("config-file", Text, ""),
         not_yet("discovery-endpoints", Text, ""),
         not_yet("discovery-fallback", OneOf(&["exit", "proxy"]), "exit"),
         not_yet("discovery-srv", Text, ""),
         not_yet("discovery-srv-name", Text, ""),
         not_yet("discovery-token", Text, ""),
-        not_yet("enable-log-rotation", Bool, "false"),
-        not_yet("listen-client-http-urls", Urls, ""),
         not_yet("socket-reuse-port", Bool, "false"),
     ]
 };

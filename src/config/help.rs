@@ -13,6 +13,8 @@ pub fn text() -> String {
         \x20 ringd [flags]      run a member\n\
         \x20 ringd check        verify a data directory; ringd check --help\n\
         \x20 ringd bench        load a server and measure it; ringd bench --help\n\
+        \x20 ringd completion   print completions for bash, zsh or fish\n\
+        \x20 ringd man          print the manual page\n\
         \x20 ringd --version    show the version\n\
         \x20 ringd --help       show this\n\n\
         Every flag can also be given by the environment: --data-dir as ETCD_DATA_DIR. The command\n\

@@ -12,6 +12,8 @@
 //! Knows nothing of files, sockets, clocks or names that would have to be looked up.
 
 mod args;
+mod complete;
+mod file;
 mod flags;
 mod help;
 mod security;
@@ -23,7 +25,7 @@ mod value;
 use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::fmt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use crate::tls;
 use args::{Asked, Settings};
@@ -60,6 +62,8 @@ const BCRYPT_COST_DEFAULT: u32 = 10;
 #[derive(Debug)]
 pub enum Command {
     Run(Box<Config>),
+    /// The configuration is in a file, which has to be read: see [`Config::from_file`].
+    ReadFile(PathBuf),
     /// Print [`version::text`](crate::version::text) and exit with 0.
     Version,
     /// Print [`help`] and exit with 0.
@@ -93,6 +97,8 @@ pub struct Config {
     /// At least one, each with an address that can be listened on.
     pub listen_client_urls: Vec<Url>,
     pub advertise_client_urls: Vec<Url>,
+    /// With any of these, the client URLs are for gRPC alone.
+    pub listen_client_http_urls: Vec<Url>,
     pub listen_metrics_urls: Vec<Url>,
     pub listen_peer_urls: Vec<Url>,
     pub initial_advertise_peer_urls: Vec<Url>,
@@ -121,6 +127,11 @@ pub struct Config {
     pub watch_progress_notify_interval_ms: u64,
     pub keepalive: Keepalive,
     pub enable_grpc_gateway: bool,
+    /// Distributions of how long calls take, by method.
+    pub extensive_metrics: bool,
+    /// Requests, and entries, that take longer are logged.
+    pub warning_request_ms: u64,
+    pub warning_apply_ms: u64,
     /// Origins of pages that may use answers, and names by which plain HTTP may be asked; none are all.
     pub cors: Vec<String>,
     pub host_whitelist: Vec<String>,
@@ -193,8 +204,30 @@ pub enum AutoCompaction {
 pub struct Log {
     pub level: LogLevel,
     pub format: LogFormat,
+    pub rotation: Option<LogRotation>,
     /// At least one.
     pub outputs: Vec<LogOutput>,
+}
+
+/// When a log file is put aside and a new one begun, and what becomes of the old ones.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Deserialize)]
+#[serde(default)]
+pub struct LogRotation {
+    /// Megabytes.
+    pub maxsize: u64,
+    /// Days; 0 for ever.
+    pub maxage: u64,
+    /// How many are kept; 0 for all.
+    pub maxbackups: usize,
+    /// Names are always in UTC here.
+    pub localtime: bool,
+    pub compress: bool,
+}
+
+impl Default for LogRotation {
+    fn default() -> Self {
+        Self { maxsize: 100, maxage: 0, maxbackups: 0, localtime: false, compress: false }
+    }
 }
 
 /// In rising severity.
@@ -221,6 +254,16 @@ pub enum LogOutput {
     File(PathBuf),
 }
 
+/// Completions for a shell: bash, zsh or fish.
+pub fn completion(shell: &str) -> Result<String, UsageError> {
+    complete::completion(shell)
+}
+
+/// The manual page, in roff.
+pub fn man() -> String {
+    complete::man()
+}
+
 /// The text of `--help`.
 pub fn help() -> String {
     help::text()
@@ -237,8 +280,14 @@ impl Config {
         match args::read(args, env)? {
             Asked::Help => Ok(Command::Help),
             Asked::Version => Ok(Command::Version),
+            Asked::File(path) => Ok(Command::ReadFile(path.into())),
             Asked::Run(settings) => Self::build(settings).map(|c| Command::Run(Box::new(c))),
         }
+    }
+
+    /// The configuration in a file: its path, which messages name, and its text.
+    pub fn from_file(path: &Path, text: &str) -> Result<Config, UsageError> {
+        file::read(&path.to_string_lossy(), text).and_then(Self::build)
     }
 
     fn build(s: Settings) -> Result<Self, UsageError> {
@@ -253,7 +302,8 @@ impl Config {
         if listen_client_urls.is_empty() {
             return Err(s.invalid("listen-client-urls", "must name at least one URL"));
         }
-        if s.is_set("listen-client-urls") && !s.is_set("advertise-client-urls") {
+        let is_silent = s.is_set("listen-client-urls") && !s.is_set("advertise-client-urls");
+        if is_silent && !s.is_file {
             return Err(err(
                 "--advertise-client-urls is required when --listen-client-urls is set \
                             explicitly"
@@ -312,6 +362,7 @@ impl Config {
             wal_dir: path("wal-dir"),
             listen_client_urls,
             advertise_client_urls: host_urls(&s, "advertise-client-urls")?,
+            listen_client_http_urls,
             listen_metrics_urls,
             listen_peer_urls,
             initial_cluster: initial_cluster(&s, &name, &initial_advertise_peer_urls),
@@ -330,6 +381,9 @@ impl Config {
             snapshot_catchup_entries: s.uint("snapshot-catchup-entries"),
             strict_reconfig_check: s.bool("strict-reconfig-check"),
             force_new_cluster: s.bool("force-new-cluster"),
+            warning_request_ms: duration_ms(&s, "warning-unary-request-duration")?,
+            warning_apply_ms: duration_ms(&s, "warning-apply-duration")?,
+            extensive_metrics: s.text("metrics") == "extensive",
             enable_grpc_gateway: s.bool("enable-grpc-gateway"),
             cors: origins(&s)?,
             host_whitelist: list(s.text("host-whitelist")),
@@ -527,7 +581,30 @@ fn log(s: &Settings) -> Result<Log, UsageError> {
     };
     let format =
         if s.text("log-format") == "console" { LogFormat::Console } else { LogFormat::Json };
-    Ok(Log { level, format, outputs: log_outputs(s)? })
+    let outputs = log_outputs(s)?;
+    let rotation = log_rotation(s, &outputs)?;
+    Ok(Log { level, format, rotation, outputs })
+}
+
+fn log_rotation(s: &Settings, outputs: &[LogOutput]) -> Result<Option<LogRotation>, UsageError> {
+    const FLAG: &str = "log-rotation-config-json";
+    if !s.bool("enable-log-rotation") {
+        return Ok(None);
+    }
+    let files = outputs.iter().filter(|output| matches!(output, LogOutput::File(_))).count();
+    if files != 1 || outputs.len() != 1 {
+        return Err(s.invalid(
+            "enable-log-rotation",
+            "needs --log-outputs to name one file, and nothing else",
+        ));
+    }
+    let rotation: LogRotation = serde_json::from_str(s.text(FLAG))
+        .map_err(|error| s.invalid(FLAG, &format!("is no configuration of rotation: {error}")))?;
+    match rotation.maxsize {
+        // As zap's writer has it.
+        0 => Ok(Some(LogRotation { maxsize: LogRotation::default().maxsize, ..rotation })),
+        _ => Ok(Some(rotation)),
+    }
 }
 
 fn log_outputs(s: &Settings) -> Result<Vec<LogOutput>, UsageError> {

@@ -55,8 +55,12 @@ fn without_flags_everything_has_etcds_default() {
     assert_eq!((c.max_txn_ops, c.max_request_bytes), (128, 1_572_864));
     assert_eq!(c.max_concurrent_streams, u32::MAX);
     assert_eq!(c.auto_compaction, AutoCompaction::Off);
-    let log =
-        Log { level: LogLevel::Info, format: LogFormat::Json, outputs: vec![LogOutput::Stderr] };
+    let log = Log {
+        level: LogLevel::Info,
+        format: LogFormat::Json,
+        rotation: None,
+        outputs: vec![LogOutput::Stderr],
+    };
     assert_eq!(c.log, log);
     assert!(!c.unsafe_no_fsync);
     assert_eq!(c.warnings, Vec::<String>::new());
@@ -703,4 +707,115 @@ fn what_a_cluster_is_told_about_itself_is_obeyed() {
     assert_eq!((c.strict_reconfig_check, c.corrupt_check_ms), (false, Some(600_000)));
     let renamed = "--experimental-corrupt-check-time is the old name of --corrupt-check-time";
     assert_eq!(c.warnings, [renamed]);
+}
+
+fn from_file(text: &str) -> Result<Config, UsageError> {
+    Config::from_file(Path::new("a.yaml"), text)
+}
+
+#[test]
+fn a_file_has_all_of_the_configuration() {
+    for asked in [
+        parse(&["--config-file", "a.yaml", "--name", "ignored"]),
+        parse_env(&[], &[("ETCD_CONFIG_FILE", "a.yaml"), ("ETCD_NAME", "ignored")]),
+    ] {
+        assert!(matches!(asked, Ok(Command::ReadFile(path)) if path == Path::new("a.yaml")));
+    }
+    let c = from_file(
+        "name: m1\n\
+         listen-client-urls: http://127.0.0.1:1,http://127.0.0.1:2\n\
+         heartbeat-interval: 50\n\
+         election-timeout: 500\n\
+         watch-progress-notify-interval: 5000000000\n\
+         unsafe-no-fsync: true\n\
+         auto-compaction-retention: \"1h\"\n\
+         log-outputs: [stdout, stderr]\n\
+         nobody-knows: {this: [1, 2]}\n\
+         quota-backend-bytes:\n",
+    )
+    .unwrap();
+    assert_eq!((c.name.as_str(), c.heartbeat_interval_ms, c.election_timeout_ms), ("m1", 50, 500));
+    assert_eq!(c.listen_client_urls.len(), 2);
+    assert_eq!(c.watch_progress_notify_interval_ms, 5_000);
+    assert!(c.unsafe_no_fsync);
+    assert_eq!(c.auto_compaction, AutoCompaction::Periodic { retention_ms: 3_600_000 });
+    assert_eq!(c.log.outputs.len(), 2);
+    assert_eq!(c.quota_backend_bytes, QUOTA_DEFAULT_BYTES);
+    assert!(c.warnings.iter().any(|line| line.contains("all other flags")), "{:?}", c.warnings);
+    assert!(c.warnings.iter().any(|line| line.contains("nobody-knows")), "{:?}", c.warnings);
+    assert_eq!(from_file("").unwrap().name, "default");
+}
+
+#[test]
+fn what_is_wrong_in_a_file_is_named_in_one_line() {
+    let cases = [
+        ("name: [", "a.yaml: "),
+        ("- name", "a.yaml: must be a map of flags to values"),
+        ("max-txn-ops: many", "invalid value \"many\" for max-txn-ops of a.yaml: "),
+        ("max-txn-ops: {a: b}", ""),
+        ("election-timeout: 1", "--election-timeout[1ms] should be at least"),
+    ];
+    for (text, start) in cases {
+        match from_file(text) {
+            Err(error) => {
+                let line = error.to_string();
+                assert!(line.starts_with(start) && !line.contains('\n'), "{text}: {line}");
+            }
+            // A map where none belongs has keys that nobody knows.
+            Ok(config) => assert!(start.is_empty() && config.warnings.len() == 2, "{text}"),
+        }
+    }
+}
+
+#[test]
+fn what_is_shipped_for_operators_is_understood() {
+    let c = from_file(include_str!("../../docs/deploy/ringd.yaml")).unwrap();
+    assert_eq!(c.warnings.len(), 1, "{:?}", c.warnings);
+    c.bootstrap_members().unwrap();
+    let unit = include_str!("../../docs/deploy/ringd.service");
+    let start = unit.lines().find_map(|line| line.strip_prefix("ExecStart=")).unwrap();
+    let args: Vec<&str> = start.split(' ').skip(1).collect();
+    assert!(matches!(parse(&args), Ok(Command::ReadFile(_))));
+    let pod = include_str!("../../docs/deploy/kubeadm-etcd.yaml");
+    let named = pod.lines().filter_map(|line| line.trim().strip_prefix("- --"));
+    let names: Vec<&str> = named.map(|arg| arg.split('=').next().unwrap()).collect();
+    assert!(names.len() > 15);
+    for name in names {
+        assert!(flags::find(name).is_some(), "--{name}");
+    }
+    let profile: serde_json::Value =
+        serde_json::from_str(include_str!("../../docs/deploy/seccomp.json")).unwrap();
+    let calls = profile["syscalls"][0]["names"].as_array().unwrap();
+    for call in ["io_uring_setup", "io_uring_enter", "io_uring_register"] {
+        assert!(calls.iter().any(|name| name == call), "{call}");
+    }
+}
+
+#[test]
+fn completions_and_the_manual_name_every_flag_that_is_obeyed() {
+    let texts = [completion("bash"), completion("zsh"), completion("fish"), Ok(man())];
+    for text in texts.map(Result::unwrap) {
+        for flag in flags::FLAGS {
+            if let flags::Effect::Obeyed(..) = flag.effect {
+                let name = flag.name.replace('-', "\\-");
+                assert!(text.contains(flag.name) || text.contains(&name), "{}: {text}", flag.name);
+            }
+        }
+    }
+    assert!(completion("tcsh").unwrap_err().to_string().contains("bash, zsh, fish"));
+}
+
+#[test]
+fn a_log_is_rotated_if_it_is_one_file() {
+    let c = config(&["--enable-log-rotation", "--log-outputs=/tmp/a.log"]);
+    assert_eq!(c.log.rotation, Some(LogRotation::default()));
+    let rules = r#"--log-rotation-config-json={"maxsize":5,"maxbackups":2,"compress":true}"#;
+    let c = config(&["--enable-log-rotation", "--log-outputs=/tmp/a.log", rules]);
+    let rotation = c.log.rotation.unwrap();
+    assert_eq!((rotation.maxsize, rotation.maxbackups, rotation.compress), (5, 2, true));
+    assert!(complaint(&["--enable-log-rotation"]).contains("needs --log-outputs to name one file"));
+    let bad = "--log-rotation-config-json={";
+    let line = complaint(&["--enable-log-rotation", "--log-outputs=/tmp/a.log", bad]);
+    assert!(line.contains("no configuration of rotation"), "{line}");
+    assert_eq!(config(&["--log-outputs=/tmp/a.log"]).log.rotation, None);
 }

@@ -74,6 +74,7 @@ impl Mvcc {
             let batch = left.min(BATCH);
             left -= batch;
             let more = garbage.collect(store, self.compact_cursor, self.compact, batch)?;
+            self.counts.compacted += garbage.changes.len() as u64;
             garbage.remove(store)?;
             self.compact_cursor = garbage.cursor;
             if !more {

@@ -69,6 +69,17 @@ pub struct Mvcc {
     removed: i64,
     compact_cursor: Revision,
     pages: pages::PageCounts,
+    pub counts: Counts,
+}
+
+/// What was done since the start, for metrics.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Counts {
+    pub puts: u64,
+    pub put_bytes: u64,
+    pub deletes: u64,
+    /// Changes that compactions have removed.
+    pub compacted: u64,
 }
 
 impl Mvcc {
@@ -89,6 +100,7 @@ impl Mvcc {
             removed: revisions.removed,
             compact_cursor,
             pages: pages::PageCounts::default(),
+            counts: Counts::default(),
         })
     }
 

@@ -84,6 +84,8 @@ impl<'m> WriteTxn<'m> {
         request: &PutRequest,
         out: Option<&mut Vec<u8>>,
     ) -> Result<(), MvccError> {
+        self.mvcc.counts.puts += 1;
+        self.mvcc.counts.put_bytes += (request.key.len() + request.value.len()) as u64;
         let mut key = KeyBuf::of(&request.key);
         let reader = self.reader();
         let newest = reader.newest(&key)?;
@@ -148,6 +150,7 @@ impl<'m> WriteTxn<'m> {
         request: &DeleteRangeRequest,
         out: Option<&mut Vec<u8>>,
     ) -> Result<u64, MvccError> {
+        self.mvcc.counts.deletes += 1;
         let interval = Interval::new(&request.key, &request.range_end);
         if let Some(out) = out {
             let reader = self.reader();

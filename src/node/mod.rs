@@ -183,6 +183,8 @@ pub struct Node {
     publish_retry_ms: u64,
     /// When to try again to make a segment, after the disk had no room for one.
     log_retry_ms: Option<u64>,
+    /// Leases whose revocation this leader has proposed, for metrics.
+    expired_leases: u64,
 }
 
 /// Who led when, for operators and for the errors of requests that took too long.
@@ -294,6 +296,7 @@ impl Node {
             nospace_retry_ms: 0,
             publish_retry_ms: 0,
             log_retry_ms: None,
+            expired_leases: 0,
         };
         if forces_new_cluster {
             node.force_new_cluster()
@@ -387,6 +390,10 @@ impl Node {
         }
         self.raise_nospace();
         false
+    }
+
+    pub fn expired_leases(&self) -> u64 {
+        self.expired_leases
     }
 
     pub fn is_learner(&self) -> bool {
@@ -517,6 +524,7 @@ impl Node {
         let unapplied = self.raft.unapplied();
         let granted: BTreeSet<i64> =
             unapplied.filter_map(|entry| envelope::granted_lease(&entry.data)).collect();
+        self.expired_leases += expired.len() as u64;
         for LeaseId(id) in expired.into_iter().filter(|lease| !granted.contains(&lease.0)) {
             let request = LeaseRevokeRequest { id }.encode_to_vec();
             let root = self.applier.auth.root();

@@ -10,6 +10,7 @@ use bytes::{Bytes, BytesMut};
 use rustc_hash::FxHashMap;
 use slab::Slab;
 
+use super::ListenerKind;
 use super::access::Presented;
 use super::encode::{self, Message};
 use super::error::RpcError;
@@ -43,6 +44,8 @@ pub struct Caller {
     pub deadline_ms: u64,
     /// The deadline is the client's own (`grpc-timeout`), not the server's patience.
     pub is_clients_deadline: bool,
+    /// When the call's message had come.
+    pub since_ms: u64,
 }
 
 /// A stream of all connections, for the watch hub.
@@ -101,6 +104,21 @@ impl Call {
         }
     }
 
+    /// The method of a call that is known by its state.
+    pub fn method(&self) -> Option<Method> {
+        match self {
+            Call::Open(call) => Some(call.method),
+            Call::Watch(_) => Some(Method::Watch),
+            Call::KeepAlive(_) => Some(Method::LeaseKeepAlive),
+            Call::RangeStream(_) => Some(Method::RangeStream),
+            Call::Snapshot(_) => Some(Method::Snapshot),
+            Call::LargeRange(_) => Some(Method::Range),
+            Call::HealthWatch => Some(Method::HealthWatch),
+            Call::Recipe(recipe) => Some(recipe.method()),
+            Call::Waiting | Call::Plain(_) => None,
+        }
+    }
+
     /// What collects the messages of a client that may still send some.
     pub fn decoder(&mut self) -> Option<&mut grpc::Decoder> {
         match self {
@@ -146,8 +164,7 @@ pub struct Connection {
     pub common_name: Option<Rc<str>>,
     /// Calls that came by the JSON gateway.
     pub gateway: FxHashMap<StreamId, Box<GatewayCall>>,
-    /// Metrics only: no gRPC on this listener.
-    pub http_only: bool,
+    pub kind: ListenerKind,
     pub spoke_tls: bool,
     waiting: usize,
     /// Octets that the decoders of all calls keep of messages that are not complete.
@@ -191,11 +208,17 @@ impl Connection {
         let Protocol::Unknown(seen) = &mut self.protocol else { return Some(input) };
         seen.extend_from_slice(&input);
         let compared = seen.len().min(PREFACE.len());
-        let is_http2 = seen[..compared] == PREFACE[..compared] && !self.http_only;
+        let takes_http2 = matches!(self.kind, ListenerKind::Client | ListenerKind::Grpc);
+        let is_http2 = seen[..compared] == PREFACE[..compared] && takes_http2;
         if is_http2 && compared < PREFACE.len() {
             return None;
         }
-        if !is_http2 && !self.http_only && !begins_a_request(seen) {
+        let is_request = match self.kind {
+            ListenerKind::Client => begins_a_request(seen),
+            ListenerKind::Grpc => false,
+            ListenerKind::Http | ListenerKind::Metrics => true,
+        };
+        if !is_http2 && !is_request {
             // No protocol that is spoken here; etcd says nothing, either.
             self.closing = true;
             self.spoke_tls = seen.starts_with(&[0x16, 0x03]);
@@ -381,7 +404,7 @@ pub struct Connections {
 }
 
 impl Connections {
-    pub fn insert(&mut self, http_only: bool, now_ms: u64) -> Option<ConnId> {
+    pub fn insert(&mut self, kind: ListenerKind, now_ms: u64) -> Option<ConnId> {
         if self.slab.len() >= limits::CONNECTIONS_MAX {
             return None;
         }
@@ -392,7 +415,7 @@ impl Connections {
             id,
             protocol: Protocol::Unknown(BytesMut::new()),
             calls: FxHashMap::default(),
-            http_only,
+            kind,
             spoke_tls: false,
             waiting: 0,
             needs_leader: BTreeSet::new(),

@@ -12,7 +12,7 @@ use super::http1;
 use super::keepalive::KeepAliveCall;
 use super::method::{self, Description, Kind, Method};
 use super::watch::WatchCall;
-use super::{Answer, Core, Server};
+use super::{Answer, Core, ListenerKind, Server};
 use crate::auth::Kind as AuthKind;
 use crate::grpc::{self, Code};
 use crate::h2::{Event, RequestHead, StreamId, encode_block};
@@ -47,6 +47,9 @@ impl Server {
                 Event::Reset { stream, .. } => {
                     connection.gateway.remove(&stream);
                     if let Some(call) = connection.forget(stream) {
+                        if let Some(method) = call.method() {
+                            self.core.metrics.handled(method, Code::Canceled);
+                        }
                         self.core.abandon(StreamKey::new(id, stream), call);
                     }
                 }
@@ -115,7 +118,7 @@ impl Server {
         let Some(connection) = self.connections.get(id) else { return false };
         match self.core.admit(known, fields, now_ms) {
             Ok((call, needs_leader)) => {
-                self.core.metrics.started(known.method);
+                self.core.metrics.started(known.method, fields.client_api_version);
                 let deadline = call.is_clients_deadline.then_some(call.deadline_ms);
                 let call = match known.method {
                     Method::Watch => {
@@ -186,7 +189,10 @@ impl Server {
             Some(Call::Watch(_)) => (Method::Watch, NEVER_MS, false),
             _ => return,
         };
-        let caller = Caller { connection: id, stream, method, deadline_ms, is_clients_deadline };
+        let since_ms = self.core.now_ms;
+        self.core.metrics.received(method);
+        let caller =
+            Caller { connection: id, stream, method, deadline_ms, is_clients_deadline, since_ms };
         self.core.ask_for(connection, stream);
         let result = match method {
             Method::Watch => self.core.watch_request(&mut self.connections, caller, message),
@@ -227,7 +233,6 @@ impl Server {
                 let status = grpc::Status::end_of_request(call.decoder.is_within_message());
                 self.fail(id, stream, status.into());
             }
-            Some(Call::Watch(_)) => self.finish_stream(id, stream),
             Some(Call::KeepAlive(call)) => {
                 if call.end() {
                     self.finish_stream(id, stream);
@@ -237,8 +242,10 @@ impl Server {
                 let request = request.clone();
                 self.plain(id, stream, request);
             }
+            // A watch goes on, as etcd's: most that its client wants to say is said at the beginning.
             Some(
-                Call::Waiting
+                Call::Watch(_)
+                | Call::Waiting
                 | Call::RangeStream(_)
                 | Call::LargeRange(_)
                 | Call::Snapshot(_)
@@ -261,7 +268,8 @@ impl Server {
         };
         let fields = CallFields::of(&head);
         let is_read = matches!(head.method.as_ref(), b"GET" | b"HEAD");
-        if is_read && fields.content_type.is_none() {
+        let is_http = connection.kind == ListenerKind::Client;
+        if is_http && is_read && fields.content_type.is_none() {
             let request = Request::of_http2(&head);
             self.core.serve_http(&mut self.connections, id, stream, request);
         } else if let Some(h2) = connection.h2() {
@@ -273,6 +281,9 @@ impl Server {
         let Some(connection) = self.connections.touch(id) else { return };
         let Some(call) = connection.forget(stream) else { return };
         connection.finish_stream(stream, Ok(()));
+        if let Some(method) = call.method() {
+            self.core.metrics.handled(method, Code::Ok);
+        }
         self.core.abandon(StreamKey::new(id, stream), call);
     }
 
@@ -280,6 +291,9 @@ impl Server {
     pub(super) fn fail(&mut self, id: ConnId, stream: StreamId, error: RpcError) {
         let Some(connection) = self.connections.touch(id) else { return };
         let Some(call) = connection.forget(stream) else { return };
+        if let Some(method) = call.method() {
+            self.core.metrics.handled(method, error.code);
+        }
         if call.is_unanswered() {
             self.connections.refuse(id, stream, error);
         } else {

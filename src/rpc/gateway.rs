@@ -12,7 +12,7 @@ use super::encode::Message;
 use super::error::{self, RpcError};
 use super::http::{Fields, Request, Response, header_block};
 use super::method::{self, Method};
-use super::{dispatch, limits};
+use super::{ListenerKind, dispatch, limits};
 use crate::gateway::{self, Requests, Route};
 use crate::grpc::{self, Code};
 use crate::h2::{ErrorCode, StreamId};
@@ -55,12 +55,14 @@ impl Server {
     ) -> bool {
         let route = gateway::route(&request.path);
         let Some(connection) = self.connections.touch(id) else { return false };
-        let is_off = connection.http_only || !self.core.options.gateway;
+        let kind = connection.kind;
+        let serves = matches!(kind, ListenerKind::Client | ListenerKind::Http);
+        let is_off = !serves || !self.core.options.gateway;
         if is_off || matches!(route, Route::Elsewhere) {
             return false;
         }
         // A request that is turned away at the door is answered where others are.
-        let super::http::Door::Open(cors) = self.core.door(request, false) else { return false };
+        let super::http::Door::Open(cors) = self.core.door(request, kind) else { return false };
         let (method, refused) = match route {
             Route::Method(method) if request.method == "POST" => (method, None),
             Route::Method(method) => (method, Some(METHOD_NOT_ALLOWED)),
@@ -176,16 +178,14 @@ impl Server {
         }
     }
 
-    /// No more messages will come. Watches go on: most clients of the gateway send all they have to say at once.
+    /// No more messages will come.
     fn end_gateway_stream(&mut self, id: ConnId, stream: StreamId) {
         let Some(connection) = self.connections.touch(id) else { return };
         let Some(call) = connection.gateway.get_mut(&stream) else { return };
         if std::mem::replace(&mut call.is_deaf, true) {
             return;
         }
-        if call.method.path != Method::Watch.describe().path {
-            self.end_of_request(id, stream);
-        }
+        self.end_of_request(id, stream);
     }
 }
 

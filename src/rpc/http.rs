@@ -8,9 +8,11 @@ use bytes::Bytes;
 
 use super::connection::{ConnId, Connections};
 use super::error::{self, RpcError};
-use super::{Core, Read, limits};
+use super::metrics::Count;
+use super::{Core, ListenerKind, Read, limits};
 use crate::h2::{RequestHead, StreamId, encode_block};
 use crate::proto::etcdserverpb::{AlarmType, RangeRequest};
+use crate::raft::Role;
 use crate::version;
 
 /// What a client asks for, without its body.
@@ -182,8 +184,8 @@ pub enum Door {
 
 impl Core {
     /// What etcd's access controller does before anything else, on client ports.
-    pub(super) fn door(&self, request: &Request, is_metrics: bool) -> Door {
-        if is_metrics {
+    pub(super) fn door(&self, request: &Request, kind: ListenerKind) -> Door {
+        if kind == ListenerKind::Metrics {
             return Door::Open(Fields::new());
         }
         if let Some(refusal) = self.options.access.refusal(request) {
@@ -232,7 +234,7 @@ impl Core {
     ) {
         let count = connections.len();
         let Some(connection) = connections.touch(id) else { return };
-        let mut response = match self.door(&request, connection.http_only) {
+        let mut response = match self.door(&request, connection.kind) {
             Door::Answered(response) => response,
             Door::Open(fields) => {
                 let mut response = self.route(&request, agreed, count);
@@ -267,10 +269,37 @@ impl Core {
                     self.storage_version()
                 ),
             ),
+            ("debug", "vars") => Response::of("application/json; charset=utf-8", self.debug_vars()),
             ("livez", check) => self.checks(request, LIVEZ, check, agreed),
             ("readyz", check) => self.checks(request, READYZ, check, agreed),
             _ => Response::not_found(),
         }
+    }
+
+    /// etcd's expvar page, without what only Go has.
+    fn debug_vars(&self) -> String {
+        let raft = self.node.raft();
+        let state = match raft.role() {
+            Role::Follower => "StateFollower",
+            Role::PreCandidate => "StatePreCandidate",
+            Role::Candidate => "StateCandidate",
+            Role::Leader => "StateLeader",
+        };
+        let hex = |id: Option<u64>| format!("{:x}", id.unwrap_or(0));
+        let status = serde_json::json!({
+            "id": hex(Some(raft.id().0)),
+            "term": raft.term().0,
+            "commit": raft.commit_index().0,
+            "lead": hex(raft.leader().map(|leader| leader.0)),
+            "raftState": state,
+            "applied": self.node.applier.applied_index(),
+            "leadtransferee": hex(raft.transfer_target().map(|target| target.0)),
+        });
+        let command_line = serde_json::json!(self.options.command_line);
+        let fds_max = self.options.fds_max;
+        format!(
+            "{{\n\"cmdline\": {command_line},\n\"file_descriptor_limit\": {fds_max},\n\"raft.status\": {status}\n}}\n"
+        )
     }
 
     fn health(&mut self, request: &Request, agreed: bool) -> Response {
@@ -290,7 +319,9 @@ impl Core {
                 Err(error) => format!("RANGE ERROR:{}", error.message),
             },
         };
-        self.metrics.health_checked(reason.is_empty());
+        let is_well = reason.is_empty();
+        let counted = if is_well { Count::HealthSuccess } else { Count::HealthFailure };
+        self.metrics.count(counted, 1);
         if reason.is_empty() {
             return Response::of("text/plain; charset=utf-8", HEALTHY);
         }

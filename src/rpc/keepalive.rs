@@ -11,8 +11,10 @@ use super::connection::{Call, Connections, StreamKey};
 use super::dispatch::decode;
 use super::encode::{Header, Message};
 use super::error::RpcError;
+use super::method::Method;
+use super::metrics::Count;
 use super::{Core, limits};
-use crate::grpc;
+use crate::grpc::{self, Code};
 use crate::lease::LeaseId;
 use crate::proto::etcdserverpb::LeaseKeepAliveRequest;
 
@@ -61,7 +63,11 @@ impl Core {
                 }
                 return Ok(());
             }
-            let Some(message) = connection.next_message(stream)? else {
+            let next = connection.next_message(stream)?;
+            if next.is_some() {
+                self.metrics.received(Method::LeaseKeepAlive);
+            }
+            let Some(message) = next else {
                 if let Some(h2) = connection.h2() {
                     h2.release(stream);
                 }
@@ -95,6 +101,9 @@ impl Core {
         let Some(renewal) = call.queue.iter_mut().find(|renewal| renewal.number == number) else {
             return;
         };
+        if answer.as_ref().is_ok_and(|ttl_s| *ttl_s > 0) {
+            self.metrics.count(Count::LeaseRenewed, 1);
+        }
         let result = answer.map(|ttl_s| renewal.ttl_s = Some(ttl_s));
         let was_full = call.queue.len() >= limits::KEEP_ALIVE_QUEUE_MAX;
         let mut messages = Vec::new();
@@ -102,6 +111,7 @@ impl Core {
             messages.push(renewed(header, *lease, *ttl_s));
             call.queue.pop_front();
         }
+        self.metrics.sent(Method::LeaseKeepAlive, messages.len() as u64);
         for message in messages {
             connection.send_message(stream, message);
         }
@@ -114,6 +124,8 @@ impl Core {
         let Some(Call::KeepAlive(call)) = connection.calls.get(&stream) else { return };
         if result.is_err() || (call.ended && call.queue.is_empty()) {
             connection.forget(stream);
+            let code = result.as_ref().err().map_or(Code::Ok, |error| error.code);
+            self.metrics.handled(Method::LeaseKeepAlive, code);
             connection.finish_stream(stream, result);
         }
     }

@@ -8,6 +8,8 @@ use super::connection::{Caller, Connections};
 use super::dispatch::{attempt, decode};
 use super::encode::Message;
 use super::error::{self, RpcError};
+use super::method::Method;
+use super::metrics::Count;
 use super::validate::{self, cost};
 use super::{Answer, Core, Proposal, Read, limits};
 use crate::apply::envelope::Kind;
@@ -100,10 +102,12 @@ impl Core {
             return self.reply(connections, caller, Err(error));
         }
         let Some(connection) = connections.get(caller.connection) else { return };
+        let began = self.metrics.clock();
         let result = match connection.at_once() {
             Some(bytes_max) => self.range_up_to(request, bytes_max),
             None => Err(error::TOO_MANY_REQUESTS),
         };
+        self.metrics.ranged(result.is_ok(), self.metrics.clock() - began);
         match result {
             Ok(Some(message)) => self.reply(connections, caller, Ok(message)),
             Ok(None) => self.start_large_range(connections, caller, request),
@@ -202,6 +206,26 @@ impl Core {
             Refusal::LearnerNotReady => error::LEARNER_NOT_READY,
         };
         self.reply(connections, caller, Err(error));
+    }
+
+    /// What an applied entry cost, if it is a call's of this member.
+    pub(super) fn note_applied(&mut self, outcome: &Outcome, seconds: f64) {
+        if let Some(proposal) = self.proposals.get(&outcome.id) {
+            let method = proposal.caller.method;
+            self.metrics.applied(method, outcome.result.is_ok(), seconds);
+            if method == Method::MemberPromote && outcome.result.is_ok() {
+                self.metrics.count(Count::LearnerPromoted, 1);
+            }
+            if seconds * 1e3 > self.options.warning_apply_ms as f64 {
+                self.metrics.count(Count::ApplySlow, 1);
+                tracing::warn!(
+                    took = format!("{:.3}ms", seconds * 1e3),
+                    "expected-duration" = format!("{}ms", self.options.warning_apply_ms),
+                    request = method.describe().path,
+                    "apply request took too long"
+                );
+            }
+        }
     }
 
     pub(super) fn finish_proposal(&mut self, connections: &mut Connections, outcome: Outcome) {

@@ -7,6 +7,7 @@ use super::dispatch::{attempt, decode};
 use super::encode::Message;
 use super::error::{self, RpcError};
 use super::kv::Then;
+use super::metrics::Timing;
 use super::{Answer, Core, Read};
 use crate::apply::envelope::Kind;
 use crate::grpc::Code;
@@ -192,6 +193,10 @@ impl Core {
         Answer::Later
     }
 
+    fn seconds_since(&self, caller: &Caller) -> f64 {
+        self.now_ms.saturating_sub(caller.since_ms) as f64 / 1e3
+    }
+
     /// One slice of the hash that waited longest.
     pub(super) fn step_hashes(&mut self, connections: &mut Connections) {
         let Some(mut task) = self.hashes.pop_front() else { return };
@@ -218,7 +223,14 @@ impl Core {
             Ok(None) => {
                 return self.hashes.push_back(task);
             }
-            Ok(Some(body)) => Ok(Message::new(&self.header(task.revision), &body)),
+            Ok(Some(body)) => {
+                let timing = match task.work {
+                    Work::Kv(_) => Timing::HashRev,
+                    Work::Bucket(_) => Timing::Hash,
+                };
+                self.metrics.observe(timing, self.seconds_since(&task.caller));
+                Ok(Message::new(&self.header(task.revision), &body))
+            }
             Err(error) => Err(self.read_error(error)),
         };
         self.reply(connections, task.caller, result);
@@ -238,6 +250,7 @@ impl Core {
         let done = self.defragments.extract_if(.., |(_, ticket)| node.defragmented(*ticket));
         for (caller, _) in done.collect::<Vec<_>>() {
             tracing::info!("finished defragment");
+            self.metrics.observe(Timing::Defrag, self.seconds_since(&caller));
             // This answer has no header.
             self.reply(connections, caller, Ok(Message::of(&DefragmentResponse::default())));
         }

@@ -48,7 +48,7 @@ pub use access::{Options as AuthOptions, TokenKind};
 pub use connection::ConnId;
 pub use http::Access;
 pub use limits::{PASSWORDS_IN_FLIGHT_MAX, PENDING_PROPOSALS_MAX};
-pub use metrics::Metrics;
+pub use metrics::{Metrics, Timing};
 
 use crate::apply::Notice;
 use crate::auth::jwt::Verified;
@@ -65,11 +65,16 @@ use connection::{Call, Caller, Connections, Protocol, StreamKey};
 use encode::{Header, Message};
 use error::RpcError;
 use maintenance::HashTask;
+use metrics::Count;
 
 /// What a listener serves.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ListenerKind {
     Client,
+    /// gRPC alone, with `--listen-client-http-urls`.
+    Grpc,
+    /// `--listen-client-http-urls`: HTTP/1.1 alone.
+    Http,
     /// `--listen-metrics-urls`: HTTP/1.1 only.
     Metrics,
 }
@@ -89,7 +94,13 @@ pub struct Options {
     pub auth: AuthOptions,
     /// Whether `/v3/` is answered, and whom plain HTTP answers.
     pub gateway: bool,
+    /// What takes longer is logged.
+    pub warning_request_ms: u64,
+    pub warning_apply_ms: u64,
     pub access: Access,
+    /// For `/debug/vars`.
+    pub command_line: Vec<String>,
+    pub fds_max: u64,
     /// Bounds of each HTTP/2 connection.
     pub h2: h2::Limits,
 }
@@ -175,6 +186,8 @@ struct Core {
     messages: Vec<(NodeId, PeerMessage)>,
     /// The shell has not been told yet who the other members are.
     peers_changed: bool,
+    /// A compaction has been removing since then.
+    compacting_since_ms: Option<u64>,
     /// A page that a read has met and refused since the last turn.
     damage: Cell<Option<Corruption>>,
     next_scan_ms: u64,
@@ -220,6 +233,7 @@ impl Server {
                 output: Output::default(),
                 messages: Vec::new(),
                 peers_changed: true,
+                compacting_since_ms: None,
                 damage: Cell::new(None),
                 next_scan_ms: now_ms,
                 now_ms,
@@ -250,7 +264,7 @@ impl Server {
         if self.core.stopping {
             return None;
         }
-        self.connections.insert(kind == ListenerKind::Metrics, now_ms)
+        self.connections.insert(kind, now_ms)
     }
 
     /// Whether a connection is to be closed because its client spoke TLS where none is spoken.
@@ -262,6 +276,9 @@ impl Server {
     pub fn disconnect(&mut self, id: ConnId) {
         let Some(mut connection) = self.connections.remove(id) else { return };
         for (stream, call) in connection.calls.drain() {
+            if let Some(method) = call.method() {
+                self.core.metrics.handled(method, Code::Canceled);
+            }
             self.core.abandon(StreamKey::new(id, stream), call);
         }
     }
@@ -271,7 +288,9 @@ impl Server {
     }
 
     pub fn take_output(&mut self, id: ConnId, max: usize, out: &mut Vec<u8>) {
+        let before = out.len();
         self.connections.take_output(id, max, out);
+        self.core.metrics.count(Count::SentBytes, (out.len() - before) as u64);
         let core = &self.core;
         let waiting =
             !core.streaming.is_empty() || !core.snapshots.is_empty() || core.hub.unsynced() > 0;
@@ -298,6 +317,7 @@ impl Server {
     /// Bytes that arrived on a connection.
     pub fn receive(&mut self, id: ConnId, input: Bytes, now_ms: u64) {
         self.core.now_ms = now_ms;
+        self.core.metrics.count(Count::ReceivedBytes, input.len() as u64);
         let Some(connection) = self.connections.touch(id) else { return };
         let Some(input) = connection.sniff(input, &self.core.options.h2) else { return };
         match &mut connection.protocol {
@@ -323,9 +343,14 @@ impl Server {
         core.drained = false;
         core.ask_reads();
         let mut output = std::mem::take(&mut core.output);
+        let began = core.metrics.clock();
         let result = core.node.turn(now_ms, &mut output);
-        for outcome in output.outcomes.drain(..) {
-            core.finish_proposal(&mut self.connections, outcome);
+        if !output.outcomes.is_empty() {
+            let mean_s = (core.metrics.clock() - began) / output.outcomes.len() as f64;
+            for outcome in output.outcomes.drain(..) {
+                core.note_applied(&outcome, mean_s);
+                core.finish_proposal(&mut self.connections, outcome);
+            }
         }
         for (id, refusal) in output.refusals.drain(..) {
             core.refuse_proposal(&mut self.connections, id, refusal);
@@ -338,6 +363,7 @@ impl Server {
             core.finish_lease(&mut self.connections, number, answer);
         }
         for context in output.lost_reads.drain(..) {
+            core.metrics.count(Count::ReadIndexSlow, 1);
             core.ask_again(context);
         }
         for context in output.reads.drain(..) {
@@ -628,12 +654,29 @@ impl Core {
         };
         let code = result.as_ref().err().map_or(Code::Ok, |error| error.code);
         self.metrics.handled(caller.method, code);
+        let is_ok = code == Code::Ok;
+        let took_ms = self.now_ms.saturating_sub(caller.since_ms);
+        self.metrics.answered(caller.method, is_ok, took_ms);
+        // Locks and campaigns wait for others: that they take long says nothing.
+        if took_ms > self.options.warning_request_ms && !caller.method.is_recipe() {
+            tracing::warn!(
+                "time spent" = format!("{took_ms}ms"),
+                "response type" = caller.method.describe().path,
+                code = code.name(),
+                "response size" = result.as_ref().map_or(0, Message::body_len),
+                "request stats"
+            );
+        }
+        self.metrics.sent(caller.method, u64::from(is_ok));
         connections.reply(caller, result);
     }
 
     fn notice(&mut self, connections: &mut Connections, notice: &Notice) {
         match notice {
             Notice::LeaseRevoked(_) | Notice::AlarmsChanged => {}
+            Notice::LeaseGranted { ttl_s } => {
+                self.metrics.observe(Timing::LeaseTtl, *ttl_s as f64);
+            }
             Notice::MembersChanged => self.peers_changed = true,
             Notice::StateReplaced => {
                 self.hub.replaced(self.node.applier.mvcc.current_revision());
@@ -645,6 +688,16 @@ impl Core {
 
     /// Calls that wait for work in the background to be done.
     fn finish_waiting(&mut self, connections: &mut Connections) {
+        let is_compacting = self.node.applier.mvcc.compaction_pending();
+        match self.compacting_since_ms {
+            None if is_compacting => self.compacting_since_ms = Some(self.now_ms),
+            Some(since_ms) if !is_compacting => {
+                let unix_ms = self.options.unix_ms_at_start + self.now_ms;
+                self.metrics.compacted(self.now_ms - since_ms, unix_ms);
+                self.compacting_since_ms = None;
+            }
+            _ => {}
+        }
         if !self.physical.is_empty() && !self.node.applier.mvcc.compaction_pending() {
             for (caller, revision) in std::mem::take(&mut self.physical) {
                 let message = Message::new(&self.header(revision), b"");
@@ -689,6 +742,7 @@ impl Core {
         for reads in asked.chain([&mut self.reads_lost]) {
             reads.retain(|read| match read.caller() {
                 Some(caller) if caller.deadline_ms <= now_ms => {
+                    self.metrics.count(Count::ReadIndexFailed, 1);
                     late.push((caller, error::TIMEOUT));
                     false
                 }

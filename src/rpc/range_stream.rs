@@ -7,7 +7,9 @@ use super::connection::{Call, Caller, Connections, StreamKey};
 use super::dispatch::decode;
 use super::encode::Message;
 use super::error::{self, RpcError};
+use super::method::Method;
 use super::{Core, Read, limits, validate};
+use crate::grpc::Code;
 use crate::mvcc::{Chunk, MvccError, RangeStream};
 use crate::proto::etcdserverpb::RangeRequest;
 
@@ -115,17 +117,21 @@ impl Core {
                         connection.start_stream(stream);
                     }
                     connection.send_message(stream, message);
+                    self.metrics.sent(Method::RangeStream, 1);
                     if done {
                         // As in etcd: what was sent cannot be taken back, but it may have been too much.
                         let permitted = [0, self.auth_revision()].contains(&permitted_at);
                         let result = if permitted { Ok(()) } else { Err(error::AUTH_OLD_REVISION) };
                         connection.forget(stream);
+                        let code = result.as_ref().err().map_or(Code::Ok, |error| error.code);
+                        self.metrics.handled(Method::RangeStream, code);
                         connection.finish_stream(stream, result);
                         return false;
                     }
                 }
                 Err(error) => {
                     let error = self.read_error(error);
+                    self.metrics.handled(Method::RangeStream, error.code);
                     connection.forget(stream);
                     if started {
                         connection.finish_stream(stream, Err(error));

@@ -95,6 +95,10 @@ impl Recipe {
         TxnRequest { compare, success: vec![self.put(value)], failure: vec![] }
     }
 
+    pub fn method(&self) -> Method {
+        self.caller.method
+    }
+
     /// It has begun its answer.
     pub fn is_stream(&self) -> bool {
         matches!(self.goal, Goal::Observe { .. })
@@ -474,6 +478,7 @@ impl Core {
         if let Some(kv) = found
             && let Some(connection) = connections.touch(caller.connection)
         {
+            self.metrics.sent(caller.method, 1);
             connection.send_message(caller.stream, leader(header, kv));
         }
     }
@@ -515,6 +520,7 @@ impl Core {
                 }
                 let header = self.header(revision);
                 if let Some(connection) = connections.touch(caller.connection) {
+                    self.metrics.sent(caller.method, 1);
                     connection.send_message(caller.stream, leader(&header, kv));
                 }
             }

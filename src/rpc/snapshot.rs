@@ -14,9 +14,12 @@ use super::dispatch::decode;
 use super::encode::Message;
 use super::error::{self, RpcError};
 use super::limits;
+use super::method::Method;
+use super::metrics::Timing;
 use super::patience::Patience;
 use crate::apply::export::{Export, Item, Versions};
 use crate::bbolt::{Leaves, Plan, Planner};
+use crate::grpc::Code;
 use crate::mvcc::MvccError;
 use crate::proto::etcdserverpb::{SnapshotRequest, SnapshotResponse};
 
@@ -28,6 +31,7 @@ pub struct SnapshotCall {
     stage: Stage,
     patience: Patience,
     hash: Sha256,
+    since_ms: u64,
     /// Of the storage, which each message tells.
     version: &'static str,
     /// Bytes of the file that were not sent yet, and how many will still be made.
@@ -66,6 +70,7 @@ impl Core {
             stage: Stage::Planning(Box::default()),
             patience: Patience::new(caller, self.now_ms),
             hash: Sha256::new(),
+            since_ms: caller.since_ms,
             version: versions.storage,
             ready: Vec::new(),
             remaining: 0,
@@ -126,6 +131,8 @@ impl Core {
         match call.step(&self.node.applier.store, self.now_ms) {
             Ok(messages) => {
                 let done = matches!(call.stage, Stage::Sent);
+                let since_ms = call.since_ms;
+                self.metrics.sent(Method::Snapshot, messages.len() as u64);
                 if was_planning && !matches!(call.stage, Stage::Planning(_)) {
                     connection.start_stream(stream);
                 }
@@ -136,6 +143,9 @@ impl Core {
                     tracing::info!("successfully sent database snapshot to client");
                     connection.forget(stream);
                     connection.finish_stream(stream, Ok(()));
+                    self.metrics.handled(Method::Snapshot, Code::Ok);
+                    let took_ms = self.now_ms.saturating_sub(since_ms);
+                    self.metrics.observe(Timing::Snapshot, took_ms as f64 / 1e3);
                     return false;
                 }
                 self.behind_snapshots = true;
@@ -143,6 +153,7 @@ impl Core {
             }
             Err(error) => {
                 let error = self.read_error(error);
+                self.metrics.handled(Method::Snapshot, error.code);
                 connection.forget(stream);
                 if was_planning {
                     let id = connection.id;

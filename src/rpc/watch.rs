@@ -11,6 +11,7 @@ use super::connection::{Call, Caller, Connections, StreamKey};
 use super::dispatch::decode;
 use super::encode::{Header, Message};
 use super::error::RpcError;
+use super::method::Method;
 use super::recipes::{self, Woken};
 use super::{Core, limits};
 use crate::grpc;
@@ -143,6 +144,7 @@ impl Core {
             None => None,
         };
         if let Some(control) = answer {
+            self.metrics.sent(Method::Watch, 1);
             connection.send_message(stream, control.message(&header));
         }
         Ok(())
@@ -198,6 +200,7 @@ impl Core {
             connections,
             header: self.current_header(),
             woken: Vec::new(),
+            sent: 0,
             fragment_bytes: self.message_bytes_max(),
         };
         let applier = &self.node.applier;
@@ -206,6 +209,7 @@ impl Core {
         self.behind_watchers =
             self.hub.catch_up(reader, &mut sink).map_err(MvccError::into_corruption)?;
         let woken = sink.woken;
+        self.metrics.sent(Method::Watch, sink.sent);
         self.wake_recipes(connections, woken);
         Ok(())
     }
@@ -258,6 +262,8 @@ struct StreamSink<'a> {
     header: Header,
     /// What those who wait for a lock, or watch an election, have been waiting for.
     woken: Vec<Woken>,
+    /// Messages so far.
+    sent: u64,
     fragment_bytes: usize,
 }
 
@@ -280,6 +286,7 @@ impl StreamSink<'_> {
         for event in events {
             message.out().extend_from_slice(event);
         }
+        self.sent += 1;
         connection.send_message(stream, message);
     }
 }

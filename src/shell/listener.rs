@@ -138,6 +138,16 @@ fn listen(fd: RawFd) -> io::Result<()> {
 }
 
 impl Bound {
+    /// What is served here, as etcd says it.
+    pub fn traffic(&self) -> &'static str {
+        match self.serves {
+            Serves::Rpc(ListenerKind::Client) => "grpc+http",
+            Serves::Rpc(ListenerKind::Grpc) => "grpc",
+            Serves::Rpc(ListenerKind::Http | ListenerKind::Metrics) => "http",
+            Serves::Peers => "peers",
+        }
+    }
+
     /// Lets others connect. Before, they are refused; who serves clients listens from the start.
     pub fn listen(&self) -> Result<(), String> {
         listen(self.socket.as_raw_fd())

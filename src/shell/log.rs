@@ -8,6 +8,8 @@
 //! `error!` with the target [`FATAL`] or [`PANIC`], and a field whose name ends in `[]` holds text
 //! that is JSON already ([`strings`]).
 
+mod rotate;
+
 use std::fmt::{self, Write as _};
 use std::fs::OpenOptions;
 use std::io::{self, Write};
@@ -20,7 +22,8 @@ use tracing::level_filters::LevelFilter;
 use tracing::span::{Attributes, Id, Record};
 use tracing::{Event, Level, Metadata, Subscriber};
 
-use crate::config::{Log, LogFormat, LogLevel, LogOutput};
+use crate::config::{Log, LogFormat, LogLevel, LogOutput, LogRotation};
+use rotate::RotatingFile;
 
 /// Target of an `error!` after which the process ends.
 pub const FATAL: &str = "fatal";
@@ -38,7 +41,8 @@ pub struct OpenError {
 /// From here on, every event and every panic of the process is logged as `config` says. To be
 /// called once.
 pub fn install(config: &Log) -> Result<(), OpenError> {
-    let outputs = config.outputs.iter().map(open).collect::<Result<Vec<_>, _>>()?;
+    let opened = config.outputs.iter().map(|output| open(output, config.rotation));
+    let outputs = opened.collect::<Result<Vec<_>, _>>()?;
     let logger = Logger::new(config.level, config.format, outputs, micros_since_1970);
     if tracing::subscriber::set_global_default(logger).is_ok() {
         let stderr = std::panic::take_hook();
@@ -63,10 +67,20 @@ pub fn strings<T: AsRef<str>>(list: impl IntoIterator<Item = T>) -> String {
     out
 }
 
-fn open(output: &LogOutput) -> Result<Box<dyn Write + Send>, OpenError> {
+fn open(
+    output: &LogOutput,
+    rotation: Option<LogRotation>,
+) -> Result<Box<dyn Write + Send>, OpenError> {
     match output {
         LogOutput::Stderr => Ok(Box::new(io::stderr())),
         LogOutput::Stdout => Ok(Box::new(io::stdout())),
+        LogOutput::File(path) if rotation.is_some() => {
+            let rules = rotation.unwrap_or_default();
+            match RotatingFile::open(path, rules, micros_since_1970) {
+                Ok(file) => Ok(Box::new(file)),
+                Err(error) => Err(OpenError { path: path.clone(), error }),
+            }
+        }
         LogOutput::File(path) => {
             let opened = OpenOptions::new().create(true).append(true).open(path);
             match opened {
@@ -480,12 +494,12 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("a.log");
         for _ in 0..2 {
-            let mut file = open(&LogOutput::File(path.clone())).unwrap();
+            let mut file = open(&LogOutput::File(path.clone()), None).unwrap();
             file.write_all(b"line\n").unwrap();
         }
         assert_eq!(std::fs::read(&path).unwrap(), b"line\nline\n");
         let missing = dir.path().join("no/such/dir.log");
-        let Err(error) = open(&LogOutput::File(missing)) else { panic!("opened") };
+        let Err(error) = open(&LogOutput::File(missing), None) else { panic!("opened") };
         let error = error.to_string();
         assert!(error.contains("no/such/dir.log\" of --log-outputs: "), "{error}");
     }

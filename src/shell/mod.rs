@@ -52,6 +52,7 @@ mod signals;
 mod snapshot_disk;
 mod socket;
 mod store_disk;
+mod systemd;
 mod tls;
 mod uring;
 mod warm;
@@ -72,12 +73,19 @@ use log_disk::LogDisk;
 use reactor::{Core, Ended};
 use snapshot_disk::SnapshotDisk;
 use std::cell::RefCell;
+use std::path::Path;
 use std::process::ExitCode;
 use std::rc::Rc;
 use store_disk::StoreDisk;
 use tls::Tls;
 
 pub use process_metrics::render as process_metrics;
+
+/// The text of a configuration file, or one line that says why there is none.
+pub fn read_config(path: &Path) -> Result<String, String> {
+    std::fs::read_to_string(path)
+        .map_err(|error| format!("cannot read the configuration file {}: {error}", path.display()))
+}
 
 /// Serves until a signal asks for the end. What keeps it from serving is one line.
 pub fn run(config: &Config) -> ExitCode {
@@ -153,9 +161,15 @@ async fn guard() {
 }
 
 fn bind_all(config: &Config) -> Result<Vec<Bound>, String> {
+    // With places of its own for HTTP, the others are for gRPC alone.
+    let clients = match config.listen_client_http_urls.is_empty() {
+        true => ListenerKind::Client,
+        false => ListenerKind::Grpc,
+    };
     let kinds = [
         (Serves::Peers, &config.listen_peer_urls),
-        (Serves::Rpc(ListenerKind::Client), &config.listen_client_urls),
+        (Serves::Rpc(clients), &config.listen_client_urls),
+        (Serves::Rpc(ListenerKind::Http), &config.listen_client_http_urls),
         (Serves::Rpc(ListenerKind::Metrics), &config.listen_metrics_urls),
     ];
     let all =
@@ -170,6 +184,7 @@ async fn run_until_stopped(core: &Rc<Core>, bound: Vec<Bound>) -> Result<(), Str
     glommio::spawn_local(async move {
         stop.wait().await;
         tracing::info!("received a signal; shutting down");
+        systemd::stopping();
         stopper.stop();
     })
     .detach();
@@ -177,8 +192,8 @@ async fn run_until_stopped(core: &Rc<Core>, bound: Vec<Bound>) -> Result<(), Str
     let (mut clients, mut peers, mut metrics) = (Vec::new(), Vec::new(), Vec::new());
     for bound in bound {
         match bound.serves {
-            Serves::Rpc(ListenerKind::Client) => clients.push(bound),
             Serves::Rpc(ListenerKind::Metrics) => metrics.push(bound),
+            Serves::Rpc(_) => clients.push(bound),
             Serves::Peers => peers.push(bound),
         }
     }
@@ -227,9 +242,10 @@ async fn run_until_stopped(core: &Rc<Core>, bound: Vec<Bound>) -> Result<(), Str
                     true => "serving client traffic securely",
                     false => "serving client traffic insecurely; this is strongly discouraged!",
                 };
-                tracing::info!(traffic = "grpc+http", address = bound.name, "{how}");
+                tracing::info!(traffic = bound.traffic(), address = bound.name, "{how}");
                 accept(bound);
             }
+            systemd::ready();
         }
         Ended::No
     })

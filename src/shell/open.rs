@@ -13,7 +13,7 @@ use super::peers::Peers;
 use super::segments::Segments;
 use super::snapshot_disk::SnapshotDisk;
 use super::tls::Tls;
-use super::{files, join, process_metrics, sigbus, warm};
+use super::{files, join, process_metrics, sigbus, uring, warm};
 use crate::apply::{self, Applier};
 use crate::auth::jwt::Jwt;
 use crate::config::{AuthToken, AutoCompaction, Config};
@@ -107,7 +107,12 @@ pub fn server(
     let peers = Peers::new(own, of_peers.clone());
     let of_tls = tls.metrics();
     let process = move || process_metrics::render() + &of_peers.render() + &of_tls();
-    let metrics = Metrics::new(member_id, Box::new(process));
+    let started = std::time::Instant::now();
+    let elapsed = move || started.elapsed().as_secs_f64();
+    let mut metrics = Metrics::new(member_id, Box::new(process), Box::new(elapsed));
+    if config.extensive_metrics {
+        metrics.measure_handling();
+    }
     let unix_ms_at_start = unix_ms().saturating_sub(clock.now_ms());
     let auth = auth_options(config)?;
     let options = rpc::Options { unix_ms_at_start, auth, ..rpc_options(config) };
@@ -187,6 +192,10 @@ fn rpc_options(config: &Config) -> rpc::Options {
         auth: AuthOptions::default(),
         progress_interval_ms: config.watch_progress_notify_interval_ms,
         gateway: config.enable_grpc_gateway,
+        warning_request_ms: config.warning_request_ms,
+        warning_apply_ms: config.warning_apply_ms,
+        command_line: std::env::args_os().map(|arg| arg.to_string_lossy().into_owned()).collect(),
+        fds_max: uring::soft_limit(libc::RLIMIT_NOFILE),
         access: rpc::Access { origins: config.cors.clone(), hosts: config.host_whitelist.clone() },
         h2: h2::Limits {
             concurrent_streams_max: config

@@ -14,6 +14,9 @@ struct Process {
     open_fds: Option<u64>,
     max_fds: Option<u64>,
     major_faults: Option<u64>,
+    virtual_max_bytes: Option<u64>,
+    received_bytes: Option<u64>,
+    sent_bytes: Option<u64>,
 }
 
 /// Prometheus text of this process.
@@ -27,7 +30,19 @@ pub fn render() -> String {
     process.open_fds = fs::read_dir("/proc/self/fd").ok().map(|entries| entries.count() as u64);
     process.max_fds = Some(soft_limit(libc::RLIMIT_NOFILE));
     process.major_faults = major_faults();
+    process.virtual_max_bytes = Some(soft_limit(libc::RLIMIT_AS));
+    let net = fs::read_to_string("/proc/self/net/netstat").unwrap_or_default();
+    process.received_bytes = octets(&net, "InOctets");
+    process.sent_bytes = octets(&net, "OutOctets");
     text(&process)
+}
+
+/// A counter of the network namespace: names stand in one line, numbers in the next.
+fn octets(net: &str, name: &str) -> Option<u64> {
+    let mut lines = net.lines().filter(|line| line.starts_with("IpExt: "));
+    let (names, numbers) = (lines.next()?, lines.next()?);
+    let place = names.split(' ').position(|known| known == name)?;
+    numbers.split(' ').nth(place)?.parse().ok()
 }
 
 /// Of the thread that asks, which is the loop's: others may wait for the disk.
@@ -56,9 +71,7 @@ fn parse(stat: &str, boot: &str, ticks_per_second: f64, page_bytes: u64) -> Proc
         resident_bytes: field(24).map(|pages| pages * page_bytes),
         virtual_bytes: field(23),
         start_unix_seconds: field(22).zip(boot_seconds).map(|(at, boot)| boot + seconds(at)),
-        open_fds: None,
-        max_fds: None,
-        major_faults: None,
+        ..Process::default()
     }
 }
 
@@ -97,6 +110,26 @@ fn text(process: &Process) -> String {
             count(process.virtual_bytes),
         ),
         (
+            "process_virtual_memory_max_bytes",
+            "gauge",
+            "Maximum amount of virtual memory available in bytes.",
+            count(process.virtual_max_bytes),
+        ),
+        (
+            "process_network_receive_bytes_total",
+            "counter",
+            "Number of bytes received by the network namespace of the process.",
+            count(process.received_bytes),
+        ),
+        (
+            "process_network_transmit_bytes_total",
+            "counter",
+            "Number of bytes sent by the network namespace of the process.",
+            count(process.sent_bytes),
+        ),
+        ("os_fd_limit", "gauge", "The file descriptor limit.", count(process.max_fds)),
+        ("os_fd_used", "gauge", "The number of used file descriptors.", count(process.open_fds)),
+        (
             "ringd_major_faults_total",
             "counter",
             "Accesses to memory for which the event loop had to wait for the disk.",
@@ -130,9 +163,7 @@ mod tests {
                 resident_bytes: Some(2560 * 4096),
                 virtual_bytes: Some(104_857_600),
                 start_unix_seconds: Some(1_700_000_010.0),
-                open_fds: None,
-                max_fds: None,
-                major_faults: None,
+                ..Process::default()
             }
         );
     }

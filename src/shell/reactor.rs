@@ -32,7 +32,7 @@ use super::store_disk::{Grown, StoreDisk};
 use super::tls::Tls;
 use super::{fatal, files, sigbus, uring, warm};
 use crate::node::{SnapshotOp, StopReason};
-use crate::rpc::{ConnId, ListenerKind, Server};
+use crate::rpc::{ConnId, ListenerKind, Server, Timing};
 use crate::store;
 use crate::tls::Session;
 use bytes::Bytes;
@@ -323,7 +323,13 @@ impl Core {
                 let started = Instant::now();
                 disk.write(segment, offset, &data).await;
                 let took = started.elapsed();
-                self.server.borrow_mut().metrics().wal_fsync_seconds.observe(took.as_secs_f64());
+                {
+                    let mut server = self.server.borrow_mut();
+                    let metrics = server.metrics();
+                    metrics.observe(Timing::WalFsync, took.as_secs_f64());
+                    metrics.observe(Timing::WalWrite, took.as_secs_f64());
+                    metrics.wal_written(data.len());
+                }
                 let took_us = u64::try_from(took.as_micros()).unwrap_or(u64::MAX);
                 let (open, now_us) = (self.open_requests(), self.clock.now_us());
                 self.gather.borrow_mut().written(took_us, open, now_us);
@@ -393,7 +399,10 @@ impl Core {
     async fn write_store(&self, writes: Vec<(store::OpId, (u64, Vec<u8>))>) {
         let (ids, pieces): (Vec<_>, Vec<_>) = writes.into_iter().unzip();
         let disk = self.store_disk.borrow().clone();
+        let started = Instant::now();
         disk.write(pieces).await;
+        let took_s = started.elapsed().as_secs_f64();
+        self.server.borrow_mut().metrics().observe(Timing::CommitWrite, took_s);
         let now_ms = self.clock.now_ms();
         for id in ids {
             disk.finished();
@@ -408,7 +417,13 @@ impl Core {
             store::Op::Grow { len } => len,
             _ => 0,
         };
+        let started = Instant::now();
+        let is_sync = matches!(op, store::Op::Sync);
         let mut grown = disk.run(op).await;
+        if is_sync {
+            let took_s = started.elapsed().as_secs_f64();
+            self.server.borrow_mut().metrics().observe(Timing::BackendCommit, took_s);
+        }
         // One stays: on a full disk it is the only file that the log can go on in.
         if grown == Grown::NoSpace && self.log_disk.drop_spares(1).await {
             grown = disk.grow(len).await;

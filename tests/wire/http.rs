@@ -149,3 +149,53 @@ fn metrics_have_the_names_that_others_read() {
         }
     }
 }
+
+#[test]
+fn http_and_grpc_may_have_places_of_their_own() {
+    let [_, http] = crate::server::free_ports();
+    for kind in kinds() {
+        let urls = format!("--listen-client-http-urls=http://{http}");
+        let server = Server::start(kind, &[&urls]);
+        assert_eq!(get(http, "/health").status, 200, "{kind}");
+        let version = get(http, "/version");
+        assert_eq!(version.status, 200, "{kind}");
+        // Where gRPC is alone, HTTP/1.1 is not answered.
+        let mut tcp = TcpStream::connect(server.client).expect("a connection");
+        tcp.set_read_timeout(Some(PATIENCE)).expect("a timeout");
+        tcp.write_all(b"GET /health HTTP/1.1\r\nHost: x\r\n\r\n").expect("a request is sent");
+        let mut answer = Vec::new();
+        let _ = tcp.read_to_end(&mut answer);
+        assert!(!answer.starts_with(b"HTTP/1.1 200"), "{kind}: {answer:?}");
+        assert!(server.log().iter().any(|line| line.contains("\"traffic\":\"grpc\"")), "{kind}");
+    }
+}
+
+#[test]
+fn clients_may_come_by_a_unix_socket() {
+    let folder = tempfile::tempdir().expect("a temporary directory");
+    let path = folder.path().join("client");
+    // The last of a flag counts.
+    let url = format!("--listen-client-urls=unix://{}", path.display());
+    let mut server = Server::start(Kind::Ringd, &[&url]);
+    let mut socket = std::os::unix::net::UnixStream::connect(&path).expect("a connection");
+    socket.set_read_timeout(Some(PATIENCE)).expect("a timeout");
+    socket
+        .write_all(b"GET /health HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
+        .expect("a request is sent");
+    let mut answer = String::new();
+    socket.read_to_string(&mut answer).expect("an answer");
+    assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
+    server.stop();
+}
+
+#[test]
+fn debug_vars_are_json_with_what_etcd_has_in_it() {
+    let server = Server::start(Kind::Ringd, &[]);
+    let response = get(server.client, "/debug/vars");
+    assert_eq!(response.status, 200);
+    let vars: serde_json::Value = serde_json::from_str(&response.body).expect("JSON");
+    assert!(vars["cmdline"][0].as_str().is_some_and(|program| program.ends_with("ringd")));
+    assert!(vars["file_descriptor_limit"].as_u64() > Some(0));
+    assert_eq!(vars["raft.status"]["raftState"], "StateLeader");
+    assert_eq!(vars["raft.status"]["id"], vars["raft.status"]["lead"]);
+}

@@ -18,6 +18,7 @@ mod http;
 mod kill;
 mod large;
 mod library;
+mod metrics;
 mod proc;
 mod process;
 mod rng;

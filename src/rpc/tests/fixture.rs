@@ -88,10 +88,14 @@ impl Bed {
             unix_ms_at_start: 0,
             auth: crate::rpc::AuthOptions { bcrypt_cost: 4, ..Default::default() },
             gateway: true,
+            warning_request_ms: 300,
+            warning_apply_ms: 100,
             access: Access::default(),
+            command_line: Vec::new(),
+            fds_max: 0,
             h2: h2::Limits::default(),
         };
-        let metrics = Metrics::new(MEMBER, Box::new(String::new));
+        let metrics = Metrics::new(MEMBER, Box::new(String::new), Box::new(|| 0.0));
         let server = Server::new(node, options, metrics, 0);
         Bed { server, disk, now_ms: 0, in_flight: None, log_written: None }
     }

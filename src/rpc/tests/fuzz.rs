@@ -181,7 +181,9 @@ fn run(seed: u64) {
             peer.send(&mut bed, &frame(0, 0, stream, now));
         }
         peer.send(&mut bed, &frame(0, 1, stream, &[]));
-        let never_ends = ["Watch", "Snapshot"].contains(&method.name);
+        // Some wait for others, or go on for ever.
+        let never_ends =
+            ["Watch", "Snapshot", "Lock", "Campaign", "Observe"].contains(&method.name);
         if is_framed && !never_ends {
             whole.push((stream, method.path, message));
         }

@@ -4,6 +4,7 @@
 mod bounds;
 mod fixture;
 mod fuzz;
+mod gateway;
 mod leaders;
 mod matrix;
 mod plain;
