@@ -325,6 +325,20 @@ pub const FLAGS: &[Flag] = {
             "Start from the data directory as the only member of the cluster: for when the others are lost.",
         ),
         obeyed(
+            "discovery-srv",
+            Text,
+            "",
+            Cluster,
+            "A domain whose SRV records name all members, in the place of --initial-cluster.",
+        ),
+        obeyed(
+            "discovery-srv-name",
+            Text,
+            "",
+            Cluster,
+            "Suffix of the service that these records are for: _etcd-server-<name>.",
+        ),
+        obeyed(
             "strict-reconfig-check",
             Bool,
             "true",
@@ -401,6 +415,13 @@ pub const FLAGS: &[Flag] = {
             "0",
             Limits,
             "Bytes in use above which writes are refused; 0 for 2 GiB, negative for no limit.",
+        ),
+        obeyed(
+            "socket-reuse-port",
+            Bool,
+            "false",
+            Listening,
+            "Let other processes listen at the same addresses (SO_REUSEPORT).",
         ),
         obeyed(
             "cors",
@@ -617,10 +638,7 @@ pub const FLAGS: &[Flag] = {
         // Refused: data, secrets or access would not be guarded as asked.
         not_yet("discovery-endpoints", Text, ""),
         not_yet("discovery-fallback", OneOf(&["exit", "proxy"]), "exit"),
-        not_yet("discovery-srv", Text, ""),
-        not_yet("discovery-srv-name", Text, ""),
         not_yet("discovery-token", Text, ""),
-        not_yet("socket-reuse-port", Bool, "false"),
     ]
 };
 

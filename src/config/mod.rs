@@ -101,9 +101,13 @@ pub struct Config {
     pub listen_client_http_urls: Vec<Url>,
     pub listen_metrics_urls: Vec<Url>,
     pub listen_peer_urls: Vec<Url>,
+    pub socket_reuse_port: bool,
     pub initial_advertise_peer_urls: Vec<Url>,
     /// `name=url,name=url,…`, read by [`Config::bootstrap_members`].
     pub initial_cluster: String,
+    /// The domain whose SRV records are to be read for `initial_cluster`.
+    pub discovery_srv: Option<String>,
+    pub discovery_srv_name: String,
     pub initial_cluster_state: ClusterState,
     pub initial_cluster_token: String,
 
@@ -346,7 +350,9 @@ impl Config {
 
         let listen_metrics_urls = bind_urls(&s, "listen-metrics-urls")?;
         let listen_peer_urls = bind_urls(&s, "listen-peer-urls")?;
-        let clients: [&[Url]; 2] = [&listen_client_urls, &listen_metrics_urls];
+        let listen_client_http_urls = bind_urls(&s, "listen-client-http-urls")?;
+        let clients: [&[Url]; 3] =
+            [&listen_client_urls, &listen_client_http_urls, &listen_metrics_urls];
 
         Ok(Self {
             client_security: security::client(&s, &clients, &mut warnings)?,
@@ -365,8 +371,11 @@ impl Config {
             listen_client_http_urls,
             listen_metrics_urls,
             listen_peer_urls,
+            socket_reuse_port: s.bool("socket-reuse-port"),
             initial_cluster: initial_cluster(&s, &name, &initial_advertise_peer_urls),
             initial_advertise_peer_urls,
+            discovery_srv: discovery_srv(&s)?,
+            discovery_srv_name: s.text("discovery-srv-name").to_owned(),
             initial_cluster_state: match s.text("initial-cluster-state") {
                 "existing" => ClusterState::Existing,
                 _ => ClusterState::New,
@@ -702,6 +711,21 @@ fn feature_gates(s: &Settings, warnings: &mut Vec<String>) -> Result<(), UsageEr
         }
     }
     Ok(())
+}
+
+fn discovery_srv(s: &Settings) -> Result<Option<String>, UsageError> {
+    let domain = s.text("discovery-srv");
+    if domain.is_empty() {
+        return Ok(None);
+    }
+    if s.is_set("initial-cluster") {
+        return Err(err(
+            "multiple discovery or bootstrap flags are set. Choose one of \"initial-cluster\", \
+             \"discovery-endpoints\", or \"discovery-srv\""
+                .to_owned(),
+        ));
+    }
+    Ok(Some(domain.to_owned()))
 }
 
 /// etcd's rule: a name given alone makes a cluster of its own; without a name, or with another

@@ -6,6 +6,7 @@
 //! asked. This happens before the event loop is there, with sockets that wait.
 
 use super::limits::{ASK_EXISTING_TIMEOUT, ASK_NEW_TIMEOUT};
+use super::srv;
 use crate::config::{Address, ClusterState, Config, Url};
 use crate::membership::{Cluster, Member};
 use crate::peer::{Listing, Query};
@@ -32,6 +33,15 @@ pub fn found(
     tls: &Arc<ClientConfig>,
     is_first_start: bool,
 ) -> Result<Founding, String> {
+    let discovered;
+    let config = match &config.discovery_srv {
+        Some(domain) => {
+            let initial_cluster = srv::initial_cluster(config, domain)?;
+            discovered = Config { initial_cluster, ..config.clone() };
+            &discovered
+        }
+        None => config,
+    };
     let members = config.bootstrap_members().map_err(|error| error.to_string())?;
     let (own, others): (Vec<_>, Vec<_>) =
         members.iter().partition(|(name, _)| *name == config.name);

@@ -40,10 +40,15 @@ pub struct Bound {
 ///
 /// An address in use is tried again for `patience`: after a process was killed, the kernel takes
 /// down its io_uring in the background, and the accept that was pending there holds the socket.
-pub fn bind(serves: Serves, url: &Url, patience: Duration) -> Result<Bound, String> {
+pub fn bind(
+    serves: Serves,
+    url: &Url,
+    reuse_port: bool,
+    patience: Duration,
+) -> Result<Bound, String> {
     let mut tries_left = patience.as_millis() / BIND_RETRY.as_millis();
     loop {
-        let (name, bound) = try_bind(url);
+        let (name, bound) = try_bind(url, reuse_port);
         let bound = bound.and_then(|socket| {
             if serves != Serves::Peers {
                 listen(socket.as_raw_fd())?;
@@ -62,20 +67,23 @@ pub fn bind(serves: Serves, url: &Url, patience: Duration) -> Result<Bound, Stri
 }
 
 /// The name of the address, and the socket.
-fn try_bind(url: &Url) -> (String, io::Result<OwnedFd>) {
+fn try_bind(url: &Url, reuse_port: bool) -> (String, io::Result<OwnedFd>) {
     match &url.address {
         Address::Tcp { host, port } => (
             if host.contains(':') { format!("[{host}]:{port}") } else { format!("{host}:{port}") },
-            bind_tcp(host, *port),
+            bind_tcp(host, *port, reuse_port),
         ),
         Address::Unix { path } => (path.clone(), bind_unix(Path::new(path))),
     }
 }
 
-fn bind_tcp(host: &str, port: u16) -> io::Result<OwnedFd> {
+fn bind_tcp(host: &str, port: u16, reuse_port: bool) -> io::Result<OwnedFd> {
     let address = resolve(host, port)?;
     let socket = Socket::new(Domain::for_address(address), Type::STREAM, None)?;
     socket.set_reuse_address(true)?;
+    if reuse_port {
+        set_option(socket.as_raw_fd(), (libc::SOL_SOCKET, libc::SO_REUSEPORT, 1))?;
+    }
     socket.bind(&address.into())?;
     prepare(socket.as_raw_fd())?;
     Ok(socket.into())
@@ -109,21 +117,23 @@ fn prepare(fd: RawFd) -> io::Result<()> {
         (libc::IPPROTO_TCP, libc::TCP_KEEPIDLE, TCP_KEEPALIVE_SECONDS),
         (libc::IPPROTO_TCP, libc::TCP_KEEPINTVL, TCP_KEEPALIVE_SECONDS),
     ];
-    for (level, option, value) in options {
-        let value: libc::c_int = value;
-        // SAFETY: the kernel reads `value`, whose size is given; the caller keeps `fd` open.
-        let answer = unsafe {
-            libc::setsockopt(
-                fd,
-                level,
-                option,
-                (&raw const value).cast(),
-                size_of::<libc::c_int>() as libc::socklen_t,
-            )
-        };
-        if answer != 0 {
-            return Err(io::Error::last_os_error());
-        }
+    options.into_iter().try_for_each(|option| set_option(fd, option))
+}
+
+/// Level, option and value.
+fn set_option(fd: RawFd, (level, option, value): (i32, i32, libc::c_int)) -> io::Result<()> {
+    // SAFETY: the kernel reads `value`, whose size is given; the caller keeps `fd` open.
+    let answer = unsafe {
+        libc::setsockopt(
+            fd,
+            level,
+            option,
+            (&raw const value).cast(),
+            size_of::<libc::c_int>() as libc::socklen_t,
+        )
+    };
+    if answer != 0 {
+        return Err(io::Error::last_os_error());
     }
     Ok(())
 }
@@ -202,7 +212,12 @@ mod tests {
     use super::*;
 
     fn bind(url: &str) -> Result<Bound, String> {
-        super::bind(Serves::Rpc(ListenerKind::Client), &Url::parse(url).unwrap(), Duration::ZERO)
+        super::bind(
+            Serves::Rpc(ListenerKind::Client),
+            &Url::parse(url).unwrap(),
+            false,
+            Duration::ZERO,
+        )
     }
 
     #[test]
@@ -217,7 +232,7 @@ mod tests {
     #[test]
     fn members_are_refused_until_they_are_listened_to_and_the_port_is_ours_meanwhile() {
         let url = Url::parse("http://127.0.0.1:0").unwrap();
-        let bound = super::bind(Serves::Peers, &url, Duration::ZERO).unwrap();
+        let bound = super::bind(Serves::Peers, &url, false, Duration::ZERO).unwrap();
         let socket = socket2::SockRef::from(&bound.socket);
         let address = socket.local_addr().unwrap().as_socket().unwrap();
         let refused = std::net::TcpStream::connect(address).unwrap_err();
@@ -228,6 +243,7 @@ mod tests {
             super::bind(
                 Serves::Peers,
                 &Url::parse(&format!("http://{address}")).unwrap(),
+                false,
                 Duration::ZERO
             )
             .is_err()

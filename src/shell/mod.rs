@@ -8,7 +8,7 @@
 //! uring.rs      may this process use io_uring? one line if not
 //! data_dir.rs   may this directory be used? first initialisation
 //! check.rs      `ringd check`: is what the disk holds what was written?
-//! join.rs       a first start: which cluster, which id
+//! join.rs       a first start: which cluster, which id; srv.rs asks DNS for the members
 //! open.rs       what the disk holds becomes a server
 //! reactor.rs    the turn
 //! gather.rs     when the next write of the log begins
@@ -17,7 +17,7 @@
 //! tls/          certificates and handshakes, for both
 //! log_disk.rs, segments.rs, store_disk.rs, snapshot_disk.rs, files.rs, glommio_files.rs   disks
 //! warm.rs, sigbus.rs   the store's map: read into memory early, and what if it cannot be read
-//! clock.rs, signals.rs, process_metrics.rs, log.rs
+//! clock.rs, signals.rs, systemd.rs, process_metrics.rs, log.rs, log/rotate.rs
 //! limits.rs     every bound
 //! bench/        sockets and clock of the load generator, which shares nothing with the server
 //! ```
@@ -51,6 +51,7 @@ mod sigbus;
 mod signals;
 mod snapshot_disk;
 mod socket;
+mod srv;
 mod store_disk;
 mod systemd;
 mod tls;
@@ -174,7 +175,8 @@ fn bind_all(config: &Config) -> Result<Vec<Bound>, String> {
     ];
     let all =
         kinds.into_iter().flat_map(|(serves, urls)| urls.iter().map(move |url| (serves, url)));
-    all.map(|(serves, url)| listener::bind(serves, url, BIND_PATIENCE)).collect()
+    let bind = |(serves, url)| listener::bind(serves, url, config.socket_reuse_port, BIND_PATIENCE);
+    all.map(bind).collect()
 }
 
 async fn run_until_stopped(core: &Rc<Core>, bound: Vec<Bound>) -> Result<(), String> {
