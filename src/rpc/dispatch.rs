@@ -35,7 +35,7 @@ impl Server {
                 }
                 Event::Data { stream, data, end_stream } => {
                     if connection.is_gateway(stream) {
-                        self.gateway_data(id, stream, &data);
+                        self.gateway_data(id, stream, &data, now_ms);
                     } else {
                         self.data(id, stream, data);
                     }
@@ -71,8 +71,14 @@ impl Server {
                         connection.put(stream, Call::Plain(Plain::Http1(Box::new(request))));
                     }
                 }
-                http1::Event::Data(stream, data) => self.gateway_data(id, stream, &data),
+                http1::Event::Data(stream, data) => self.gateway_data(id, stream, &data, now_ms),
                 http1::Event::End(stream) => self.end_of_stream(id, stream, now_ms),
+                http1::Event::Gone(stream) => {
+                    connection.gateway.remove(&stream);
+                    if let Some(call) = connection.forget(stream) {
+                        self.core.abandon(StreamKey::new(id, stream), call);
+                    }
+                }
             }
         }
     }

@@ -31,6 +31,8 @@ pub struct GatewayCall {
     refused: Option<RpcError>,
     /// No more messages are taken of a stream: it has ended, or what has come is malformed.
     is_deaf: bool,
+    /// Messages are frames, and the answer's lines are.
+    is_websocket: bool,
     /// The head of the answer has been sent.
     started: bool,
     /// Parts of an answer that is not made in one piece.
@@ -63,21 +65,33 @@ impl Server {
         }
         // A request that is turned away at the door is answered where others are.
         let super::http::Door::Open(cors) = self.core.door(request, kind) else { return false };
+        let is_websocket = connection.upgrade(request, &route);
         let (method, refused) = match route {
-            Route::Method(method) if request.method == "POST" => (method, None),
+            Route::Method(method) if request.method == "POST" || is_websocket => (method, None),
             Route::Method(method) => (method, Some(METHOD_NOT_ALLOWED)),
             _ => (&schema::METHODS[0], Some(NOT_FOUND)),
         };
         let refused = refused.or_else(|| bad_timeout(request));
         let takes_stream = method.client_streams && refused.is_none();
+        let mut request = request.clone();
+        let protocol = request.field("sec-websocket-protocol").cloned();
+        if let Some(token) = protocol
+            .as_deref()
+            .and_then(|protocol| protocol.strip_prefix(BEARER.as_bytes())?.strip_prefix(b","))
+            && is_websocket
+        {
+            let token = [b"Bearer ", token.trim_ascii()].concat();
+            request.fields.push(("authorization".to_owned(), token.into()));
+        }
         let call = GatewayCall {
             method,
             requests: Requests::new(method),
-            request: request.clone(),
+            request,
             cors,
             message: None,
             refused,
             is_deaf: false,
+            is_websocket,
             started: false,
             parts: Vec::new(),
             overflow: false,
@@ -104,7 +118,7 @@ impl Server {
     }
 
     /// A part of a body.
-    pub(super) fn gateway_data(&mut self, id: ConnId, stream: StreamId, data: &[u8]) {
+    pub(super) fn gateway_data(&mut self, id: ConnId, stream: StreamId, data: &[u8], now_ms: u64) {
         let bytes_max = self.core.message_bytes_max() * limits::JSON_BYTES_PER_BYTE;
         let Some(connection) = self.connections.touch(id) else { return };
         let Some(call) = connection.gateway.get_mut(&stream) else { return };
@@ -127,6 +141,10 @@ impl Server {
                 call.requests.buffered_bytes()
             );
             call.refuse(RpcError::with(Code::ResourceExhausted, text));
+        }
+        // A WebSocket has no end of the request before the end of all.
+        if call.is_websocket && (call.message.is_some() || call.refused.is_some()) {
+            self.end_gateway(id, stream, now_ms);
         }
     }
 
@@ -208,6 +226,27 @@ fn bad_timeout(request: &Request) -> Option<RpcError> {
 
 fn framed(message: &[u8]) -> Bytes {
     [&grpc::encode_prefix(message.len())[..], message].concat().into()
+}
+
+/// What a page sends in the place of an `Authorization` field, which it cannot set: this, a comma, and the token.
+const BEARER: &str = "Bearer";
+
+impl Connection {
+    /// Answers a page that wants to go on with WebSocket frames. False if it is none, or its method is no stream.
+    fn upgrade(&mut self, request: &Request, route: &Route) -> bool {
+        let Protocol::Http1(http1) = &mut self.protocol else { return false };
+        let Route::Method(method) = route else { return false };
+        let field = |name| request.field(name).map(|value| String::from_utf8_lossy(value));
+        let wants = field("upgrade").is_some_and(|to| to.eq_ignore_ascii_case("websocket"));
+        let Some(key) = field("sec-websocket-key").filter(|_| wants && method.server_streams)
+        else {
+            return false;
+        };
+        let protocol = field("sec-websocket-protocol");
+        let has_token = protocol.is_some_and(|protocol| protocol.starts_with(BEARER));
+        http1.upgrade(&key, has_token.then_some(BEARER));
+        true
+    }
 }
 
 /// Answers of gateway calls. Each takes over from the method of [`Connection`] of a similar name.

@@ -9,6 +9,7 @@ use bytes::{Buf, Bytes, BytesMut};
 
 use super::http::{Fields, Request, Response};
 use super::limits;
+use super::websocket::{self, Frames, Item};
 use crate::h2::StreamId;
 
 /// What has arrived.
@@ -17,6 +18,8 @@ pub enum Event {
     Head(StreamId, Request),
     Data(StreamId, Bytes),
     End(StreamId),
+    /// Nobody waits for the answer any more.
+    Gone(StreamId),
 }
 
 /// What the next bytes are.
@@ -46,6 +49,8 @@ pub struct Connection {
     close: bool,
     /// The client knows no chunks.
     is_http10: bool,
+    /// The connection has become one of WebSocket frames, for this one request.
+    websocket: Option<Frames>,
     closed: bool,
 }
 
@@ -59,10 +64,15 @@ impl Default for Connection {
             busy: false,
             close: false,
             is_http10: false,
+            websocket: None,
             closed: false,
         }
     }
 }
+
+/// Statuses with which a WebSocket ends: all is said, and the other side has broken the rules.
+const WEBSOCKET_NORMAL: u16 = 1000;
+const WEBSOCKET_PROTOCOL_ERROR: u16 = 1002;
 
 impl Connection {
     pub fn receive(&mut self, input: &[u8]) {
@@ -98,6 +108,30 @@ impl Connection {
         loop {
             if self.closed {
                 return None;
+            }
+            if self.reading == Reading::Head
+                && let Some(frames) = &mut self.websocket
+            {
+                let next = frames.next(&mut self.input);
+                match next {
+                    Ok(None) => return None,
+                    Ok(Some(Item::Data(data))) => return Some(Event::Data(self.stream, data)),
+                    Ok(Some(Item::EndOfMessage)) => {
+                        return Some(Event::Data(self.stream, Bytes::from_static(b"\n")));
+                    }
+                    Ok(Some(Item::Ping(payload))) => websocket::pong(&payload, &mut self.output),
+                    Ok(Some(Item::Close)) => {
+                        websocket::close(WEBSOCKET_NORMAL, &mut self.output);
+                        self.closed = true;
+                        return Some(Event::Gone(self.stream));
+                    }
+                    Err(_) => {
+                        websocket::close(WEBSOCKET_PROTOCOL_ERROR, &mut self.output);
+                        self.closed = true;
+                        return Some(Event::Gone(self.stream));
+                    }
+                }
+                continue;
             }
             match self.reading {
                 Reading::Head if self.busy || self.input.is_empty() => return None,
@@ -244,6 +278,22 @@ impl Connection {
         None
     }
 
+    /// Makes the connection one of WebSocket frames. What has come behind the head are frames already.
+    pub fn upgrade(&mut self, key: &str, protocol: Option<&str>) {
+        let accept = websocket::accept(key);
+        let mut head = format!(
+            "HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\
+             Sec-WebSocket-Accept: {accept}\r\n"
+        );
+        if let Some(protocol) = protocol {
+            head.push_str(&format!("Sec-WebSocket-Protocol: {protocol}\r\n"));
+        }
+        head.push_str("\r\n");
+        self.output.extend_from_slice(head.as_bytes());
+        self.websocket = Some(Frames::default());
+        self.reading = Reading::Head;
+    }
+
     fn head(&mut self, status: u16, fields: &Fields, framing: &str) {
         let reason = reason(status);
         let reason =
@@ -267,6 +317,10 @@ impl Connection {
 
     /// The answer of the request, whole.
     pub fn answer(&mut self, response: &Response) {
+        if self.websocket.is_some() {
+            self.piece(&response.body);
+            return self.end();
+        }
         self.keep_whole();
         let framing = format!("Content-Length: {}\r\n", response.body.len());
         self.head(response.status, &response.fields, &framing);
@@ -278,6 +332,9 @@ impl Connection {
 
     /// Begins an answer of unknown length.
     pub fn begin(&mut self, status: u16, fields: &Fields) {
+        if self.websocket.is_some() {
+            return;
+        }
         self.close |= self.is_http10;
         let framing = if self.is_http10 { "" } else { "Transfer-Encoding: chunked\r\n" };
         self.head(status, fields, framing);
@@ -286,6 +343,10 @@ impl Connection {
     pub fn piece(&mut self, bytes: &[u8]) {
         if bytes.is_empty() {
             return;
+        }
+        if self.websocket.is_some() {
+            let line = bytes.strip_suffix(b"\n").unwrap_or(bytes);
+            return websocket::text(line, &mut self.output);
         }
         if self.is_http10 {
             return self.output.extend_from_slice(bytes);
@@ -301,6 +362,11 @@ impl Connection {
     }
 
     pub fn end(&mut self) {
+        if self.websocket.is_some() {
+            websocket::close(WEBSOCKET_NORMAL, &mut self.output);
+            self.closed = true;
+            return;
+        }
         if !self.is_http10 {
             self.output.extend_from_slice(b"0\r\n\r\n");
         }

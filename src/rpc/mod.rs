@@ -37,6 +37,7 @@ mod snapshot;
 mod tests;
 mod validate;
 mod watch;
+mod websocket;
 
 use std::cell::Cell;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};

@@ -311,3 +311,59 @@ fn large_answers_and_small_pieces_come_whole() {
     let (first, second) = (answers.find("key is not provided"), answers.find("etcdserver\":"));
     assert!(first.is_some() && first < second, "{answers}");
 }
+
+/// A frame of a client, whose mask changes nothing.
+fn masked(payload: &str) -> Vec<u8> {
+    let len = u8::try_from(payload.len()).expect("a short message");
+    assert!(len < 126);
+    [&[0x81, 0x80 | len, 0, 0, 0, 0], payload.as_bytes()].concat()
+}
+
+#[test]
+fn pages_watch_by_websocket() {
+    if etcd_or_skip("websocket").is_none() {
+        return;
+    }
+    let seen = [Kind::Ringd, Kind::Etcd].map(|kind| {
+        let server = Server::start(kind, &[]);
+        let mut tcp = TcpStream::connect(server.client).expect("a connection");
+        tcp.set_read_timeout(Some(PATIENCE)).expect("a timeout");
+        let addr = server.client;
+        let head = format!(
+            "GET /v3/watch HTTP/1.1\r\nHost: {addr}\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\
+             Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n"
+        );
+        tcp.write_all(head.as_bytes()).expect("a request is sent");
+        let mut head = Vec::new();
+        let mut byte = [0];
+        while !head.ends_with(b"\r\n\r\n") {
+            tcp.read_exact(&mut byte).expect("an answer");
+            head.push(byte[0]);
+        }
+        let head = String::from_utf8_lossy(&head).to_ascii_lowercase();
+        assert!(head.starts_with("http/1.1 101 "), "{kind}: {head}");
+        assert!(head.contains("sec-websocket-accept: s3pplmbitxaq9kygzzhzrbk+xoo="), "{kind}: {head}");
+        tcp.write_all(&masked(r#"{"create_request":{"key":"Zm9v"}}"#)).expect("a message is sent");
+        let mut message = || {
+            let mut start = [0; 2];
+            tcp.read_exact(&mut start).expect("a frame");
+            assert_eq!(start[0], 0x81, "{kind}: a whole message of text");
+            let len = match start[1] {
+                126 => {
+                    let mut len = [0; 2];
+                    tcp.read_exact(&mut len).expect("a length");
+                    usize::from(u16::from_be_bytes(len))
+                }
+                len => usize::from(len),
+            };
+            let mut text = vec![0; len];
+            tcp.read_exact(&mut text).expect("a message");
+            normal(&String::from_utf8_lossy(&text))
+        };
+        let created = message();
+        post(server.client, "/v3/kv/put", r#"{"key":"Zm9v","value":"YmFy"}"#);
+        [created, message()]
+    });
+    assert_eq!(seen[0], seen[1]);
+    assert!(seen[0][1].contains("\"value\":\"YmFy\""), "{:?}", seen[0]);
+}
