@@ -13,7 +13,7 @@ use slab::Slab;
 use super::ListenerKind;
 use super::access::Presented;
 use super::encode::{self, Message};
-use super::error::RpcError;
+use super::error::{self, RpcError};
 use super::gateway::GatewayCall;
 use super::http::Request;
 use super::http1;
@@ -490,8 +490,11 @@ impl Connections {
     pub fn cancel(&mut self, id: ConnId, stream: StreamId) -> Option<Call> {
         let connection = self.touch(id)?;
         let call = connection.forget(stream)?;
-        if let Some(h2) = connection.h2() {
-            h2.reset(stream, ErrorCode::CANCEL);
+        if connection.is_gateway(stream) {
+            // Those who do not speak gRPC are told.
+            connection.gateway_finish_stream(stream, Err(error::DEADLINE_EXCEEDED));
+        } else {
+            connection.reset(stream, ErrorCode::CANCEL);
         }
         Some(call)
     }

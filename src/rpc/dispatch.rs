@@ -145,7 +145,8 @@ impl Server {
                 if needs_leader && known.kind != Kind::Unary {
                     connection.needs_leader.insert(stream);
                 }
-                if let Some(at_ms) = deadline.filter(|_| known.kind != Kind::Unary) {
+                let may_last = known.kind != Kind::Unary || known.method.is_recipe();
+                if let Some(at_ms) = deadline.filter(|_| may_last) {
                     connection.deadlines.insert(stream, at_ms);
                 }
                 true

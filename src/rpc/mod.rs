@@ -40,7 +40,7 @@ mod watch;
 mod websocket;
 
 use std::cell::Cell;
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::collections::{BTreeMap, VecDeque};
 
 use bytes::Bytes;
 use rustc_hash::FxHashMap;
@@ -177,9 +177,8 @@ struct Core {
     /// Questions about leases that the leader has not answered, by their numbers.
     keep_alives: FxHashMap<u64, StreamKey>,
     lease_queries: FxHashMap<u64, (Caller, LeaseTimeToLiveRequest)>,
-    /// Locks and elections under way, and when clients give them up.
+    /// Locks and elections under way.
     recipes: usize,
-    recipe_deadlines: BTreeSet<(u64, StreamKey)>,
     /// When watch streams look at the progress of their watchers.
     progress: BTreeMap<(u64, StreamKey), ()>,
     output: Output,
@@ -229,7 +228,6 @@ impl Server {
                 keep_alives: FxHashMap::default(),
                 lease_queries: FxHashMap::default(),
                 recipes: 0,
-                recipe_deadlines: BTreeSet::new(),
                 progress: BTreeMap::new(),
                 output: Output::default(),
                 messages: Vec::new(),
@@ -461,7 +459,6 @@ impl Server {
             || !core.transfers.is_empty()
             || !core.passwords.is_empty()
             || !core.parked.is_empty();
-        let waits = waits || !core.recipe_deadlines.is_empty();
         if waits || !core.reads_asked.is_empty() || !core.reads_lost.is_empty() {
             deadline = deadline.min(core.next_scan_ms);
         }
@@ -715,7 +712,6 @@ impl Core {
             return;
         }
         self.next_scan_ms = now_ms + limits::DEADLINE_SCAN_MS;
-        self.give_up_recipes(connections, now_ms);
         let mut late: Vec<(Caller, RpcError)> = Vec::new();
         let node = &self.node;
         self.proposals.retain(|_, proposal| {
@@ -760,6 +756,9 @@ impl Core {
         }
         for (id, stream) in connections.overdue(now_ms) {
             if let Some(call) = connections.cancel(id, stream) {
+                if let Some(method) = call.method() {
+                    self.metrics.handled(method, Code::DeadlineExceeded);
+                }
                 self.abandon(StreamKey::new(id, stream), call);
             }
         }

@@ -182,10 +182,6 @@ impl Core {
         if is_stream {
             connection.start_stream(caller.stream);
         }
-        if caller.is_clients_deadline {
-            let key = StreamKey::new(caller.connection, caller.stream);
-            self.recipe_deadlines.insert((caller.deadline_ms, key));
-        }
         if matches!(caller.method, Method::Leader | Method::Observe) {
             self.reads_new.push(Read::Recipe(caller));
         } else if lease == 0 {
@@ -264,13 +260,9 @@ impl Core {
         kind: Kind,
         request: &impl prost::Message,
     ) {
-        // The call may wait for ever, each of its steps may not.
-        let patience_ms = self.now_ms + self.options.request_timeout_ms;
-        let asking = if patience_ms < caller.deadline_ms {
-            Caller { deadline_ms: patience_ms, is_clients_deadline: false, ..caller }
-        } else {
-            caller
-        };
+        // The call may wait as long as its client does, each of its steps may not.
+        let deadline_ms = self.now_ms + self.options.request_timeout_ms;
+        let asking = Caller { deadline_ms, is_clients_deadline: false, ..caller };
         let answer = match checked {
             Ok(()) => self.propose(asking, kind, &request.encode_to_vec(), Then::Recipe(step)),
             Err(error) => error.into(),
@@ -553,11 +545,6 @@ impl Core {
         if let Some(slot) = recipe.watcher {
             self.hub.cancel(slot);
         }
-        let caller = recipe.caller;
-        if caller.is_clients_deadline {
-            let key = StreamKey::new(caller.connection, caller.stream);
-            self.recipe_deadlines.remove(&(caller.deadline_ms, key));
-        }
         if recipe.revision == 0 {
             return;
         }
@@ -573,26 +560,6 @@ impl Core {
             }
             _ => return,
         };
-    }
-
-    /// Calls whose clients' time is over.
-    pub(super) fn give_up_recipes(&mut self, connections: &mut Connections, now_ms: u64) {
-        while let Some((at_ms, key)) = self.recipe_deadlines.first().copied()
-            && at_ms <= now_ms
-        {
-            self.recipe_deadlines.pop_first();
-            let Some((connection, stream)) = connections.stream(key) else { continue };
-            let Some(Call::Recipe(recipe)) = connection.calls.get(&stream) else { continue };
-            let (caller, is_stream) = (recipe.caller, recipe.is_stream());
-            if !is_stream {
-                self.reply(connections, caller, Err(error::DEADLINE_EXCEEDED));
-            } else if let Some(connection) = connections.touch(caller.connection)
-                && let Some(Call::Recipe(recipe)) = connection.forget(stream)
-            {
-                connection.finish_stream(stream, Err(error::DEADLINE_EXCEEDED));
-                self.abandon_recipe(*recipe);
-            }
-        }
     }
 
     /// A small range of the applied state.

@@ -115,10 +115,8 @@ impl Core {
         if let Some(code) = call.patience.verdict(queued, self.now_ms) {
             tracing::warn!("the client of a database snapshot takes too long; giving it up");
             connection.forget(stream);
-            if let Some((connection, stream)) = connections.touch_stream(key)
-                && let Some(h2) = connection.h2()
-            {
-                h2.reset(stream, code);
+            if let Some((connection, stream)) = connections.touch_stream(key) {
+                connection.reset(stream, code);
             }
             return false;
         }

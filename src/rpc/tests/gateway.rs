@@ -144,6 +144,25 @@ fn a_connection_that_goes_away_leaves_no_watcher() {
 }
 
 #[test]
+fn a_timeout_of_the_client_is_told() {
+    let mut bed = Bed::ready();
+    let lock = |fields: &str| {
+        format!(
+            "POST /v3/lock/lock HTTP/1.1\r\nHost: x\r\nContent-Length: 19\r\n{fields}\r\n{{\"name\":\"bG9jaw==\"}}"
+        )
+    };
+    let (_, answer) = http1(&mut bed, &[&lock("")]);
+    assert!(answer.starts_with("HTTP/1.1 200 "), "{answer}");
+    let (id, answer) = http1(&mut bed, &[&lock("Grpc-Timeout: 500m\r\n")]);
+    assert_eq!(answer, "");
+    bed.now_ms += 1_000;
+    bed.settle();
+    let answer = output(&mut bed, id);
+    assert!(answer.starts_with("HTTP/1.1 504 "), "{answer}");
+    assert!(answer.ends_with(r#"{"code":4,"message":"context deadline exceeded"}"#), "{answer}");
+}
+
+#[test]
 fn a_request_that_grows_without_end_is_refused() {
     let mut bed = Bed::ready();
     let piece = "A".repeat(1 << 20);

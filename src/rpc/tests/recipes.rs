@@ -2,6 +2,7 @@
 
 use super::fixture::{Bed, Peer};
 use crate::grpc;
+use crate::h2::ErrorCode;
 use crate::proto::etcdserverpb::{
     DeleteRangeRequest, LeaseGrantRequest, LeaseRevokeRequest, RangeRequest, RangeResponse,
 };
@@ -104,7 +105,7 @@ fn who_stops_waiting_is_passed_over() {
     assert_eq!(clients.keys(), ["l/1", "l/2", "l/3"]);
     clients.bed.now_ms += 1_000;
     clients.settle();
-    assert_eq!(clients.peer.answer(gone), (Some("4"), "context deadline exceeded"));
+    assert_eq!(clients.peer.answers[&gone].reset, Some(ErrorCode::CANCEL.0));
     assert_eq!(clients.keys(), ["l/1", "l/3"]);
     let key = clients.key(first);
     clients.unlock(&key);
