@@ -66,11 +66,9 @@ pub fn rule(method: Method) -> Rule {
         | Method::Downgrade
         | Method::MoveLeader => Rule::Admin,
         // Their steps are entries and reads, each of which asks for itself.
-        Method::Lock
-        | Method::Unlock
-        | Method::Campaign
-        | Method::Proclaim
-        | Method::Resign => Rule::Entry,
+        Method::Lock | Method::Unlock | Method::Campaign | Method::Proclaim | Method::Resign => {
+            Rule::Entry
+        }
         Method::Leader | Method::Observe => Rule::Read,
         Method::Alarm => Rule::Alarm,
         Method::HealthCheck | Method::HealthWatch | Method::Authenticate => Rule::Anybody,
@@ -362,7 +360,7 @@ impl Core {
         self.permit(|permits| access::lease_leases(leases, &mut |need| permits(need)))
     }
 
-    fn require_user_if_enabled(&mut self) -> Result<(), RpcError> {
+    pub(super) fn require_user_if_enabled(&mut self) -> Result<(), RpcError> {
         if self.is_auth_enabled() { self.require_user() } else { Ok(()) }
     }
 

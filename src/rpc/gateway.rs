@@ -63,6 +63,12 @@ impl Server {
         if is_off || matches!(route, Route::Elsewhere) {
             return false;
         }
+        let ignores_name =
+            connection.common_name.is_some() && self.core.options.auth.client_cert_auth;
+        if ignores_name && self.core.is_auth_enabled() {
+            connection.answer(stream, Response::common_name_ignored());
+            return true;
+        }
         // A request that is turned away at the door is answered where others are.
         let super::http::Door::Open(cors) = self.core.door(request, kind) else { return false };
         let is_websocket = connection.upgrade(request, &route);

@@ -92,6 +92,14 @@ impl Response {
         }
     }
 
+    /// A page whose certificate would be a user elsewhere is told that here it is none.
+    pub fn common_name_ignored() -> Response {
+        Response::text(
+            400,
+            "CommonName of client sending a request against gateway will be ignored and not used as expected\n",
+        )
+    }
+
     fn not_found() -> Response {
         Response::text(404, "404 page not found\n")
     }

@@ -188,8 +188,10 @@ impl Core {
             let id = (self.node.fresh_id() & i64::MAX as u64) as i64;
             let grant = LeaseGrantRequest { id, ttl: SESSION_TTL_S };
             with_recipe(connections, caller, |recipe| recipe.lease = id);
-            let is_admitted = self.node.admit(cost::LEASE);
-            let result = if is_admitted { Ok(()) } else { Err(error::NO_SPACE) };
+            let result = match self.node.admit(cost::LEASE) {
+                true => self.require_user_if_enabled(),
+                false => Err(error::NO_SPACE),
+            };
             self.recipe_proposes(
                 connections,
                 caller,
@@ -263,6 +265,7 @@ impl Core {
         // The call may wait as long as its client does, each of its steps may not.
         let deadline_ms = self.now_ms + self.options.request_timeout_ms;
         let asking = Caller { deadline_ms, is_clients_deadline: false, ..caller };
+        self.ask_for_caller(connections, caller);
         let answer = match checked {
             Ok(()) => self.propose(asking, kind, &request.encode_to_vec(), Then::Recipe(step)),
             Err(error) => error.into(),
@@ -349,7 +352,8 @@ impl Core {
             (before, recipe.has_waited && matches!(recipe.goal, Goal::Lock))
         });
         let Some((before, is_checked)) = before else { return };
-        match self.range_now(&before).map(|found| found.kvs.into_iter().next()) {
+        match self.range_now(connections, caller, &before).map(|found| found.kvs.into_iter().next())
+        {
             Ok(Some(kv)) => {
                 let watcher = self.recipe_watcher(caller, KeyRange::new(kv.key, Bytes::new()), 0);
                 let slot = self.hub.create(NewWatcher { no_put: true, ..watcher });
@@ -419,8 +423,11 @@ impl Core {
             _ => oldest(&recipe.prefix),
         });
         let Some(range) = range else { return };
-        let found = match self.range_now(&range) {
+        let found = match self.range_now(connections, caller, &range) {
             Ok(found) => found.kvs.into_iter().next(),
+            Err(_) if caller.method == Method::Observe => {
+                return self.end_observing(connections, caller);
+            }
             Err(error) => return self.reply(connections, caller, Err(error)),
         };
         let header = self.current_header();
@@ -472,6 +479,17 @@ impl Core {
         {
             self.metrics.sent(caller.method, 1);
             connection.send_message(caller.stream, leader(header, kv));
+        }
+    }
+
+    /// Whoever cannot see the election any more hears no more of it; etcd gives no reason.
+    fn end_observing(&mut self, connections: &mut Connections, caller: Caller) {
+        if let Some(connection) = connections.touch(caller.connection)
+            && let Some(Call::Recipe(recipe)) = connection.forget(caller.stream)
+        {
+            connection.finish_stream(caller.stream, Ok(()));
+            self.metrics.handled(caller.method, Code::Ok);
+            self.abandon_recipe(*recipe);
         }
     }
 
@@ -548,22 +566,26 @@ impl Core {
         if recipe.revision == 0 {
             return;
         }
-        // An error means that the lease will have to do it.
-        let _ = match recipe.goal {
-            Goal::Lock => {
-                let request = DeleteRangeRequest { key: recipe.key, ..Default::default() };
-                self.node.propose(Kind::DeleteRange, &prost::Message::encode_to_vec(&request))
-            }
-            Goal::Campaign { .. } => {
-                let txn = resignation(&recipe.key, recipe.revision);
-                self.node.propose(Kind::Txn, &prost::Message::encode_to_vec(&txn))
-            }
-            _ => return,
-        };
+        if !matches!(recipe.goal, Goal::Lock | Goal::Campaign { .. }) {
+            return;
+        }
+        // It was this server that put the key, whoever may do what now. An error means that the lease will
+        // have to do it.
+        let root = self.node.applier.auth.root();
+        let txn = resignation(&recipe.key, recipe.revision);
+        let txn = prost::Message::encode_to_vec(&txn);
+        let _ = self.node.propose_for(root.as_ref(), Kind::Txn as u32, &txn);
     }
 
     /// A small range of the applied state.
-    fn range_now(&self, request: &RangeRequest) -> Result<RangeResponse, RpcError> {
+    fn range_now(
+        &mut self,
+        connections: &mut Connections,
+        caller: Caller,
+        request: &RangeRequest,
+    ) -> Result<RangeResponse, RpcError> {
+        self.ask_for_caller(connections, caller);
+        self.permit_range(request)?;
         let message = self.range_up_to(request, limits::RANGE_AT_ONCE_BYTES)?;
         let message = message.ok_or(error::REQUEST_TOO_LARGE)?;
         prost::Message::decode(message.body()).map_err(|_| error::MALFORMED_MESSAGE)

@@ -367,3 +367,49 @@ fn pages_watch_by_websocket() {
     assert_eq!(seen[0], seen[1]);
     assert!(seen[0][1].contains("\"value\":\"YmFy\""), "{:?}", seen[0]);
 }
+
+#[test]
+fn users_come_by_the_gateway_with_their_tokens() {
+    if etcd_or_skip("gateway").is_none() {
+        return;
+    }
+    let seen = [Kind::Ringd, Kind::Etcd].map(|kind| {
+        let server = Server::start(kind, &[]);
+        let addr = server.client;
+        let mut seen = Vec::new();
+        for (path, body) in [
+            ("/v3/auth/user/add", r#"{"name":"root","password":"pw"}"#),
+            ("/v3/auth/role/add", r#"{"name":"root"}"#),
+            ("/v3/auth/user/grant", r#"{"user":"root","role":"root"}"#),
+            ("/v3/auth/user/get", r#"{"name":"root"}"#),
+            ("/v3/auth/user/get", r#"{"name":"nobody"}"#),
+            ("/v3/auth/enable", "{}"),
+            ("/v3/kv/put", r#"{"key":"YQ==","value":"Yg=="}"#),
+            ("/v3/auth/authenticate", r#"{"name":"root","password":"wrong"}"#),
+        ] {
+            seen.push(post(addr, path, body));
+        }
+        let answer = post(addr, "/v3/auth/authenticate", r#"{"name":"root","password":"pw"}"#);
+        let token = answer.split("\"token\":\"").nth(1).and_then(|rest| rest.split('"').next());
+        let token = token.unwrap_or_else(|| panic!("{kind}: no token in {answer}"));
+        let body = r#"{"key":"YQ==","value":"Yg=="}"#;
+        for authorization in [token.to_owned(), format!("Bearer {token}"), "nonsense".to_owned()] {
+            let put = format!(
+                "POST /v3/kv/put HTTP/1.1\r\nHost: {addr}\r\nConnection: close\r\n\
+                 Authorization: {authorization}\r\nContent-Length: {}\r\n\r\n{body}",
+                body.len()
+            );
+            let mut response = request(addr, &put);
+            response.headers.retain(|(name, _)| name == "www-authenticate");
+            seen.push(format!(
+                "{} {:?} {}",
+                response.status,
+                response.headers,
+                normal(&response.body)
+            ));
+        }
+        seen
+    });
+    assert_eq!(seen[0], seen[1]);
+    assert!(seen[0][8].starts_with("200 ") && seen[0][10].starts_with("401 "), "{:#?}", seen[0]);
+}

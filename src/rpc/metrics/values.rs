@@ -3,6 +3,7 @@
 use std::fmt::Write;
 
 use super::super::Core;
+use crate::node::SnapshotCounts;
 
 /// How Prometheus is to take a value.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -42,30 +43,6 @@ const VALUES: &[Value] = &[
     }),
     (Counter, "etcd_server_leader_changes_seen_total", "Leaders seen.", |core| {
         core.node.leadership().changes as f64
-    }),
-    (
-        Counter,
-        "etcd_network_snapshot_send_success",
-        "Snapshots that have arrived elsewhere.",
-        |core| core.node.snapshot_counts().sent as f64,
-    ),
-    (Counter, "etcd_network_snapshot_send_failures", "Snapshots that have not arrived.", |core| {
-        core.node.snapshot_counts().send_failed as f64
-    }),
-    (Gauge, "etcd_network_snapshot_send_inflights_total", "Snapshots being sent.", |core| {
-        core.node.snapshot_counts().sending as f64
-    }),
-    (
-        Counter,
-        "etcd_network_snapshot_receive_success",
-        "Snapshots received and installed.",
-        |core| core.node.snapshot_counts().received as f64,
-    ),
-    (Counter, "etcd_network_snapshot_receive_failures", "Snapshots not received whole.", |core| {
-        core.node.snapshot_counts().receive_failed as f64
-    }),
-    (Gauge, "etcd_network_snapshot_receive_inflights_total", "Snapshots being received.", |core| {
-        core.node.snapshot_counts().receiving as f64
     }),
     (Gauge, "etcd_server_quota_backend_bytes", "The quota of the store.", |core| {
         core.node.quota_bytes().unwrap_or(0) as f64
@@ -156,6 +133,9 @@ const VALUES: &[Value] = &[
         core.node.scrub_counts().damaged_pages as f64
     }),
     (Gauge, "ringd_leases", "Leases.", |core| core.node.applier.lessor.len() as f64),
+    (Gauge, "etcd_debugging_auth_revision", "The revision of users and roles.", |core| {
+        core.node.applier.auth.revision() as f64
+    }),
     (Counter, "etcd_debugging_lease_granted_total", "Leases granted.", |core| {
         core.node.applier.counts.leases_granted as f64
     }),
@@ -204,9 +184,35 @@ const VALUES: &[Value] = &[
         Gauge,
         "etcd_server_snapshot_apply_in_progress_total",
         "States of others being taken over.",
-        |core| core.node.snapshot_counts().receiving as f64,
+        |core| {
+            core.node
+                .snapshot_counts_by_member()
+                .iter()
+                .map(|(_, counts)| counts.receiving)
+                .sum::<u64>() as f64
+        },
     ),
     (Gauge, "promhttp_metric_handler_requests_in_flight", "Scrapes being served.", |_| 1.0),
+];
+
+/// Kind, name, help, label and source of what is known of the transfers with each other member.
+type OfTransfers = (Kind, &'static str, &'static str, &'static str, fn(&SnapshotCounts) -> u64);
+
+const OF_TRANSFERS: &[OfTransfers] = &[
+    (Counter, "etcd_network_snapshot_send_success", "Snapshots that arrived.", "To", |c| c.sent),
+    (Counter, "etcd_network_snapshot_send_failures", "Snapshots that did not.", "To", |c| {
+        c.send_failed
+    }),
+    (Gauge, "etcd_network_snapshot_send_inflights_total", "Being sent.", "To", |c| c.sending),
+    (Counter, "etcd_network_snapshot_receive_success", "Snapshots installed.", "From", |c| {
+        c.received
+    }),
+    (Counter, "etcd_network_snapshot_receive_failures", "Not received whole.", "From", |c| {
+        c.receive_failed
+    }),
+    (Gauge, "etcd_network_snapshot_receive_inflights_total", "Being received.", "From", |c| {
+        c.receiving
+    }),
 ];
 
 /// What etcd exports and has no counterpart here: its v2 store, its gRPC proxy. Each is and stays 0, as in an etcd
@@ -254,6 +260,20 @@ pub fn render(core: &Core) -> String {
     for (kind, name) in ABSENT {
         head(&mut out, *kind, name, "Without a counterpart in this server; always 0.");
         let _ = writeln!(out, "{name} 0");
+    }
+    let counts = core.node.snapshot_counts_by_member();
+    for (kind, name, help, label, count) in OF_TRANSFERS {
+        let sends = *label == "To";
+        let concerned = counts.iter().filter(|(_, c)| match sends {
+            true => c.sent + c.send_failed + c.sending > 0,
+            false => c.received + c.receive_failed + c.receiving > 0,
+        });
+        for (at, (member, counts)) in concerned.enumerate() {
+            if at == 0 {
+                head(&mut out, *kind, name, help);
+            }
+            let _ = writeln!(out, "{name}{{{label}=\"{:x}\"}} {}", member.0, count(counts));
+        }
     }
     let cluster = core.cluster_version();
     let minor = cluster.rsplit_once('.').map_or(cluster, |(minor, _)| minor);
