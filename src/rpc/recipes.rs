@@ -120,6 +120,9 @@ impl Core {
         caller: Caller,
         message: Bytes,
     ) -> Result<(), RpcError> {
+        if self.node.is_learner() {
+            return Err(error::NOT_FOR_LEARNER);
+        }
         let recipe = |goal, prefix: Bytes, lease, key| Recipe {
             caller,
             goal,
