@@ -10,36 +10,36 @@ use crate::block_on;
 use crate::client::Client;
 use crate::cluster::Cluster;
 
-const HERE: &[&str] = &["127.0.0.1", "localhost"];
+pub const HERE: &[&str] = &["127.0.0.1", "localhost"];
 
-struct Pki {
+pub struct Pki {
     dir: TempDir,
     authority: Authority,
 }
 
 impl Pki {
-    fn new() -> Pki {
+    pub fn new() -> Pki {
         let pki = Pki { dir: TempDir::new().unwrap(), authority: Authority::new("members") };
         std::fs::write(pki.path("ca.pem"), pki.authority.certificate()).unwrap();
         pki
     }
 
-    fn path(&self, file: &str) -> PathBuf {
+    pub fn path(&self, file: &str) -> PathBuf {
         self.dir.path().join(file)
     }
 
-    fn issue(&mut self, file: &str, order: &Order<'_>) {
+    pub fn issue(&mut self, file: &str, order: &Order<'_>) {
         let issued = self.authority.issue(order);
         std::fs::write(self.path(&format!("{file}.pem")), issued.certificate).unwrap();
         std::fs::write(self.path(&format!("{file}-key.pem")), issued.key).unwrap();
     }
 
-    fn flag(&self, flag: &str, file: &str) -> String {
+    pub fn flag(&self, flag: &str, file: &str) -> String {
         format!("--{flag}={}", self.path(file).display())
     }
 
     /// A certificate is shown and asked for.
-    fn mutual(&self, file: &str) -> Vec<String> {
+    pub fn mutual(&self, file: &str) -> Vec<String> {
         vec![
             self.flag("peer-cert-file", &format!("{file}.pem")),
             self.flag("peer-key-file", &format!("{file}-key.pem")),
@@ -57,7 +57,7 @@ impl Pki {
     }
 }
 
-fn launch(cluster: &mut Cluster, at: usize, args: &[String]) {
+pub fn launch(cluster: &mut Cluster, at: usize, args: &[String]) {
     let mut command = cluster.command(at);
     command.args(args);
     cluster.launch_as(at, command);
