@@ -156,8 +156,8 @@ pub struct Connection {
     pub calls: FxHashMap<StreamId, Call>,
     /// Streams that are to end without a leader (`hasleader`).
     pub needs_leader: BTreeSet<StreamId>,
-    /// When the clients of streaming calls give up, where they have said so (`grpc-timeout`).
-    pub deadlines: BTreeMap<StreamId, u64>,
+    /// When the clients of calls give up, where they have said so (`grpc-timeout`).
+    pub deadlines: BTreeMap<StreamId, (u64, Method)>,
     /// What calls have presented to say who makes them, of those that have.
     pub presented: FxHashMap<StreamId, Presented>,
     /// What the certificate that the client has shown calls it.
@@ -477,11 +477,11 @@ impl Connections {
         self.slab.iter().map(|(_, connection)| connection.id).collect()
     }
 
-    /// Streaming calls whose clients have given up by now.
-    pub fn overdue(&self, now_ms: u64) -> Vec<(ConnId, StreamId)> {
+    /// Calls whose clients have given up by now.
+    pub fn overdue(&self, now_ms: u64) -> Vec<(ConnId, StreamId, Method)> {
         let late = self.slab.iter().flat_map(|(_, connection)| {
-            let late = connection.deadlines.iter().filter(move |(_, at_ms)| **at_ms <= now_ms);
-            late.map(|(stream, _)| (connection.id, *stream))
+            let late = connection.deadlines.iter().filter(move |(_, (at_ms, _))| *at_ms <= now_ms);
+            late.map(|(stream, (_, method))| (connection.id, *stream, *method))
         });
         late.collect()
     }

@@ -145,9 +145,8 @@ impl Server {
                 if needs_leader && known.kind != Kind::Unary {
                     connection.needs_leader.insert(stream);
                 }
-                let may_last = known.kind != Kind::Unary || known.method.is_recipe();
-                if let Some(at_ms) = deadline.filter(|_| may_last) {
-                    connection.deadlines.insert(stream, at_ms);
+                if let Some(at_ms) = deadline {
+                    connection.deadlines.insert(stream, (at_ms, known.method));
                 }
                 true
             }

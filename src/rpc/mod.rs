@@ -754,11 +754,9 @@ impl Core {
                 self.reply(connections, caller, Err(why));
             }
         }
-        for (id, stream) in connections.overdue(now_ms) {
+        for (id, stream, method) in connections.overdue(now_ms) {
             if let Some(call) = connections.cancel(id, stream) {
-                if let Some(method) = call.method() {
-                    self.metrics.handled(method, Code::DeadlineExceeded);
-                }
+                self.metrics.handled(method, Code::DeadlineExceeded);
                 self.abandon(StreamKey::new(id, stream), call);
             }
         }

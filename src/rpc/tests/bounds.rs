@@ -4,8 +4,9 @@
 use super::fixture::{Bed, Peer, REQUEST_TIMEOUT_MS, frame};
 use crate::h2::ErrorCode;
 use crate::proto::etcdserverpb::{
-    LeaseGrantRequest, LeaseKeepAliveRequest, LeaseKeepAliveResponse, PutRequest, RangeRequest,
-    RangeResponse, SnapshotRequest, WatchCreateRequest, WatchRequest, watch_request::RequestUnion,
+    LeaseGrantRequest, LeaseKeepAliveRequest, LeaseKeepAliveResponse, PutRequest, PutResponse,
+    RangeRequest, RangeResponse, SnapshotRequest, WatchCreateRequest, WatchRequest,
+    watch_request::RequestUnion,
 };
 use crate::rpc::limits;
 use prost::Message;
@@ -69,6 +70,37 @@ fn who_gives_up_first_decides_what_a_late_call_is_told() {
     bed.turn();
     peer.take(&mut bed);
     assert_eq!(peer.answer(patient), (Some("14"), "etcdserver: request timed out"));
+}
+
+#[test]
+fn a_call_whose_message_never_comes_ends_at_its_clients_deadline() {
+    let mut bed = Bed::ready();
+    let mut peer = bed.connect();
+    let timed: &[(&[u8], &[u8])] = &[(b"grpc-timeout", b"1S")];
+    let silent = peer.open(&mut bed, PUT, timed);
+    let halting = peer.open(&mut bed, PUT, timed);
+    peer.send(&mut bed, &frame(0, 0, halting, &[0, 0, 0, 0, 9, 1]));
+    let patient = peer.open(&mut bed, PUT, &[]);
+    let in_time = peer.open(&mut bed, PUT, timed);
+    peer.message(&mut bed, in_time, &put("a", 1), true);
+    for (wait_ms, expected) in [(900, None), (200, Some(ErrorCode::CANCEL.0))] {
+        bed.now_ms += wait_ms;
+        bed.settle();
+        peer.take(&mut bed);
+        let reset = |stream| peer.answers.get(&stream).and_then(|answer| answer.reset);
+        assert_eq!([reset(silent), reset(halting)], [expected; 2]);
+        assert_eq!([reset(patient), reset(in_time)], [None; 2]);
+    }
+    // What comes after that changes nothing; and whoever has no deadline may still come.
+    peer.message(&mut bed, silent, &put("late", 1), true);
+    peer.message(&mut bed, patient, &put("b", 1), true);
+    bed.settle();
+    peer.take(&mut bed);
+    assert_eq!(peer.answer(silent), (None, ""));
+    for (stream, revision) in [(in_time, 2), (patient, 3)] {
+        let put: PutResponse = peer.answers[&stream].message();
+        assert_eq!(put.header.unwrap().revision, revision);
+    }
 }
 
 #[test]
