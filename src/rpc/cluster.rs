@@ -48,19 +48,19 @@ impl Core {
     pub(super) fn member_add(&mut self, caller: Caller, message: Bytes) -> Answer {
         let request: MemberAddRequest = attempt!(decode(message));
         let peer_urls = attempt!(peer_urls(&request.peer_urls));
-        if request.is_learner {
-            let members = self.node.applier.cluster.members();
-            let learners = members.filter(|member| member.is_learner).count();
-            if learners >= self.options.max_learners {
-                return error::TOO_MANY_LEARNERS.into();
-            }
-        }
         let unix_s = (self.options.unix_ms_at_start + self.node.now_ms()) / 1000;
         // etcd leaves the token out here.
         let id = membership::member_id(&peer_urls, "", Some(unix_s));
         let is_learner = request.is_learner;
         let member = membership::Member { id, peer_urls, is_learner, ..Default::default() };
-        self.propose_change(caller, Change::Add(member), Then::MemberAdded(id))
+        let change = Change::Add(member);
+        let cluster = &self.node.applier.cluster;
+        let learners = cluster.members().filter(|member| member.is_learner).count();
+        // What is wrong with the member itself is told first.
+        if is_learner && learners >= self.options.max_learners && cluster.check(&change).is_ok() {
+            return error::TOO_MANY_LEARNERS.into();
+        }
+        self.propose_change(caller, change, Then::MemberAdded(id))
     }
 
     pub(super) fn member_remove(&mut self, caller: Caller, message: Bytes) -> Answer {

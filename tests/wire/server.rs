@@ -18,6 +18,8 @@ use tempfile::TempDir;
 
 /// Guards against a hang; a server that is well needs a fraction of it.
 pub const PATIENCE: Duration = Duration::from_secs(60);
+/// Stands in arguments for the address that clients come to.
+pub const CLIENT: &str = "{client}";
 const READY: &str = "ready to serve client requests";
 /// The ports are free when they are chosen, not when they are bound: somebody else may take one in between.
 const STARTS_MAX: usize = 5;
@@ -184,7 +186,7 @@ impl Server {
             .arg(format!("--listen-peer-urls=http://{}", self.peer))
             .arg("--initial-advertise-peer-urls=http://127.0.0.1:2380")
             .arg("--initial-cluster=default=http://127.0.0.1:2380")
-            .args(&self.args);
+            .args(self.args.iter().map(|arg| arg.replace(CLIENT, &self.endpoint())));
         command
     }
 

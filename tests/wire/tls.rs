@@ -4,33 +4,35 @@ use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
+use std::sync::Arc;
 use std::time::Instant;
 
 use ringd::tls::authority::{Authority, Issued, Order};
 use ringd::tls::{Content, Contents, Material, Pair, Policy, Rules, Version, dial};
+use rustls::ClientConfig;
 use tempfile::TempDir;
 
 use crate::server::{Kind, PATIENCE, Server, free_ports, kinds, run_to_end, skip, tool};
 
 /// Files of an authority and of those that it vouches for.
-struct Pki {
+pub struct Pki {
     dir: TempDir,
     authority: Authority,
 }
 
 impl Pki {
-    fn new() -> Pki {
+    pub fn new() -> Pki {
         let pki = Pki { dir: TempDir::new().unwrap(), authority: Authority::new("test ca") };
         std::fs::write(pki.path("ca.pem"), pki.authority.certificate()).unwrap();
         pki
     }
 
-    fn path(&self, file: &str) -> PathBuf {
+    pub fn path(&self, file: &str) -> PathBuf {
         self.dir.path().join(file)
     }
 
     /// Writes `<file>.pem` and `<file>-key.pem`.
-    fn issue(&mut self, file: &str, order: &Order<'_>) -> Issued {
+    pub fn issue(&mut self, file: &str, order: &Order<'_>) -> Issued {
         let issued = self.authority.issue(order);
         self.write(file, &issued);
         issued
@@ -42,12 +44,12 @@ impl Pki {
     }
 
     /// A flag whose value is a file.
-    fn flag(&self, flag: &str, file: &str) -> String {
+    pub fn flag(&self, flag: &str, file: &str) -> String {
         format!("--{flag}={}", self.path(file).display())
     }
 
     /// What a server with the certificate `server` needs that asks clients for one.
-    fn mutual(&self) -> Vec<String> {
+    pub fn mutual(&self) -> Vec<String> {
         vec![
             self.flag("cert-file", "server.pem"),
             self.flag("key-file", "server-key.pem"),
@@ -56,18 +58,18 @@ impl Pki {
         ]
     }
 
-    fn client(&self, own: Option<&Issued>) -> Dialler {
+    pub fn client(&self, own: Option<&Issued>) -> Dialler {
         Dialler::new(own, Some(self.authority.certificate()), Policy::default())
     }
 }
 
-fn start(kind: Kind, args: &[String]) -> Server {
+pub fn start(kind: Kind, args: &[String]) -> Server {
     let args: Vec<&str> = args.iter().map(String::as_str).collect();
     Server::start_tls(kind, &args)
 }
 
 /// Connections as a client makes them, from bytes up.
-struct Dialler(Material);
+pub struct Dialler(Material);
 
 impl Dialler {
     fn new(own: Option<&Issued>, trusted: Option<String>, policy: Policy) -> Dialler {
@@ -84,6 +86,10 @@ impl Dialler {
             ..Rules::default()
         };
         Dialler(Material::new(&contents, &rules, &policy).unwrap())
+    }
+
+    pub fn config(&self) -> Arc<ClientConfig> {
+        self.0.client.clone()
     }
 
     /// The answer to a plain GET, or why there is none.

@@ -1,6 +1,6 @@
 //! etcdctl, the newest and Debian's 3.4: the same commands against ringd and against a real etcd write the same.
 //!
-//! The commands are data, in `script.txt`. Each server gets its own run, and afterwards the two are compared command by
+//! The commands are data, in `script.txt`, and in `tls.txt` for TLS with users. Each server gets its own run, and afterwards the two are compared command by
 //! command; with `RINGD_SHOW` in the environment all of it is printed. Masked is what two servers may differ in: addresses, lease ids, terms, indices, sizes, durations.
 
 mod normal;
@@ -12,16 +12,22 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::Instant;
 
-use crate::server::{Kind, PATIENCE, Server, etcd_or_skip, skip, tool};
+use ringd::tls::authority::Order;
+use tempfile::TempDir;
+
+use crate::server::{CLIENT, Kind, PATIENCE, Server, etcd_or_skip, skip, tool};
+use crate::tls::Pki;
 
 const SCRIPT: &str = include_str!("script.txt");
+const TLS_SCRIPT: &str = include_str!("tls.txt");
+const SERVER: [&str; 2] = ["--unsafe-no-fsync", "--bcrypt-cost=4"];
 const NO_LINE: &str = "no further line";
 const FORMATS: [&str; 3] = ["simple", "json", "fields"];
 
 #[test]
 fn the_newest_etcdctl_writes_the_same_as_against_etcd() {
     match tool("etcdctl") {
-        Some(etcdctl) => compare("etcdctl", &etcdctl, true),
+        Some(etcdctl) => compare("etcdctl", SCRIPT, |kind| Session::plain(kind, &etcdctl, true)),
         None => skip("etcdctl", "no etcdctl (tests/tools/build makes it, and needs Go)"),
     }
 }
@@ -30,19 +36,32 @@ fn the_newest_etcdctl_writes_the_same_as_against_etcd() {
 fn etcdctl_3_4_writes_the_same_as_against_etcd() {
     let etcdctl = Path::new("/usr/bin/etcdctl");
     if etcdctl.is_file() {
-        compare("etcdctl 3.4", etcdctl, false);
+        compare("etcdctl 3.4", SCRIPT, |kind| Session::plain(kind, etcdctl, false));
     } else {
         skip("etcdctl 3.4", "no /usr/bin/etcdctl (tests/tools/install-debian installs it)");
     }
 }
 
-fn compare(test: &str, etcdctl: &Path, newest: bool) {
+#[test]
+fn etcdctl_writes_the_same_as_against_etcd_over_tls_as_a_user() {
+    let Some(etcdctl) = tool("etcdctl") else {
+        return skip("etcdctl as a user", "no etcdctl (tests/tools/build makes it, and needs Go)");
+    };
+    let mut pki = Pki::new();
+    pki.issue("server", &Order::new("server", &["localhost", "127.0.0.1"]));
+    pki.issue("alice", &Order::new("alice", &[]));
+    let pki = pki;
+    compare("etcdctl as a user", TLS_SCRIPT, |kind| Session::secure(kind, &etcdctl, &pki));
+}
+
+fn compare(test: &str, script: &str, start: impl Fn(Kind) -> Session + Sync) {
+    let start = &start;
     if etcd_or_skip(test).is_none() {
         return;
     }
     let [ringd, etcd] = std::thread::scope(|scope| {
         [Kind::Ringd, Kind::Etcd]
-            .map(|kind| scope.spawn(move || Session::start(kind, etcdctl, newest).run()))
+            .map(|kind| scope.spawn(move || start(kind).run(script)))
             .map(|run| run.join().expect("a run of the script"))
     });
     let mut report = String::new();
@@ -72,6 +91,7 @@ type Outcome = (String, String);
 
 struct Session {
     server: Server,
+    dir: TempDir,
     bin: PathBuf,
     newest: bool,
     /// Names of the script and their values.
@@ -81,21 +101,63 @@ struct Session {
 }
 
 impl Session {
-    fn start(kind: Kind, etcdctl: &Path, newest: bool) -> Session {
-        let server = Server::start(kind, &["--unsafe-no-fsync", "--bcrypt-cost=4"]);
-        let bin = etcdctl.parent().expect("a folder").to_path_buf();
-        let (variables, outcomes) = (BTreeMap::new(), Vec::new());
-        let session = Session { server, bin, newest, variables, background: None, outcomes };
-        // Etcd finds out which version its storage has some seconds after its start.
-        let started = Instant::now();
-        while newest && !session.write_of("etcdctl -w json endpoint status").contains("3.7.0") {
-            assert!(started.elapsed() < PATIENCE, "{kind} has no storage version");
-        }
+    fn plain(kind: Kind, etcdctl: &Path, newest: bool) -> Session {
+        let session = Session::new(Server::start(kind, &SERVER), etcdctl, newest);
+        session.settle();
         session
     }
 
-    fn run(mut self) -> Vec<Outcome> {
-        for line in SCRIPT.lines().filter(|line| !line.is_empty() && !line.starts_with('#')) {
+    fn secure(kind: Kind, etcdctl: &Path, pki: &Pki) -> Session {
+        let mut args = pki.mutual();
+        args.push("--watch-progress-notify-interval=200ms".to_owned());
+        args.push(format!("--advertise-client-urls=https://{CLIENT}"));
+        let args: Vec<&str> = SERVER.into_iter().chain(args.iter().map(String::as_str)).collect();
+        let mut session = Session::new(Server::start_tls(kind, &args), etcdctl, true);
+        let files = [("cacert", "ca.pem"), ("cert", "alice.pem"), ("key", "alice-key.pem")];
+        let flags = |prefix: &str| {
+            let flags = files.map(|(flag, file)| pki.flag(&format!("{prefix}{flag}"), file));
+            flags.join(" ")
+        };
+        let at = format!("https://{}", session.server.endpoint());
+        let tls = flags("");
+        let mirror = format!(
+            "--dest-insecure-transport=false {} --dest-user root --dest-password rootpw {at}",
+            flags("dest-")
+        );
+        let dir = session.dir.path().display().to_string();
+        for (name, value) in [
+            ("ROOT", format!("{tls} --user root --password rootpw")),
+            ("ALICE", format!("{tls} --user alice --password alicepw")),
+            ("TLS", tls),
+            ("MIRROR", mirror),
+            ("DIR", dir),
+            ("ETCDCTL_ENDPOINTS", at),
+        ] {
+            session.variables.insert(name.to_owned(), value);
+        }
+        session.settle();
+        session
+    }
+
+    fn new(server: Server, etcdctl: &Path, newest: bool) -> Session {
+        let bin = etcdctl.parent().expect("a folder").to_path_buf();
+        let dir = TempDir::new().expect("a temporary directory");
+        let (variables, outcomes) = (BTreeMap::new(), Vec::new());
+        Session { server, dir, bin, newest, variables, background: None, outcomes }
+    }
+
+    /// Etcd finds out which version its storage has some seconds after its start.
+    fn settle(&self) {
+        let started = Instant::now();
+        while self.newest
+            && !self.write_of("etcdctl $TLS -w json endpoint status").contains("3.7.0")
+        {
+            assert!(started.elapsed() < PATIENCE, "{} has no storage version", self.server.kind);
+        }
+    }
+
+    fn run(mut self, script: &str) -> Vec<Outcome> {
+        for line in script.lines().filter(|line| !line.is_empty() && !line.starts_with('#')) {
             let line = match line.strip_prefix('!') {
                 Some(_) if !self.newest => continue,
                 Some(line) => line,
@@ -130,14 +192,14 @@ impl Session {
             first_lines(child, lines)
         } else if let Some((name, command)) = assignment(line) {
             if command == "revision" {
-                let written = self.write_of("etcdctl -w json get nothing");
+                let written = self.write_of("etcdctl $ROOT -w json get nothing");
                 let after = written.split_once("\"revision\":").expect("a revision").1;
                 let digits = after.split(|char: char| !char.is_ascii_digit()).next();
                 self.variables.insert(name.to_owned(), digits.unwrap_or_default().to_owned());
                 return;
             }
             let written = self.write_of(&format!("etcdctl {command}"));
-            let id = written.split(' ').nth(1).expect("lease ID granted").to_owned();
+            let id = written.split_whitespace().nth(1).expect("lease ID granted").to_owned();
             self.variables.insert(name.to_owned(), id);
             written
         } else {

@@ -24,6 +24,9 @@ const MASKED_AFTER: &[&str] = &[
     "remaining(",
 ];
 
+/// What locks and elections of the script are called; their keys end with the id of a lease.
+const LEASE_KEYS: [&str; 2] = ["lock/", "election/"];
+
 pub fn normal(
     written: &str,
     command: &str,
@@ -32,10 +35,15 @@ pub fn normal(
 ) -> String {
     let mut text = written.replace(endpoint, "ENDPOINT");
     for (name, value) in variables.iter().filter(|(name, _)| name.starts_with('L')) {
+        // Ids of members are padded in some places.
+        text = text.replace(&format!("Member {value:>16}"), &format!("Member {name}"));
         text = text.replace(value, name);
-        if let Ok(id) = i64::from_str_radix(value, 16) {
+        if let Ok(id) = u64::from_str_radix(value, 16) {
             text = text.replace(&id.to_string(), name);
         }
+    }
+    if let Some(dir) = variables.get("DIR") {
+        text = text.replace(dir, "DIR");
     }
     for before in MASKED_AFTER {
         text = mask_after(&text, before);
@@ -47,6 +55,8 @@ pub fn normal(
         } else if (columns || command.contains("endpoint health")) && !line.starts_with(['[', '"'])
         {
             mask_columns(line)
+        } else if LEASE_KEYS.iter().any(|name| line.starts_with(name)) {
+            "a key of a lease".to_owned()
         } else if table {
             single_spaces(line)
         } else {
