@@ -169,10 +169,12 @@ impl Server {
         &mut self.core.options.auth
     }
 
-    /// The client has shown a certificate that was verified; `common_name` is what its subject is called.
-    pub fn identify(&mut self, id: ConnId, common_name: &str) {
+    /// There is a TLS session with the client. `common_name` is what the subject of its certificate is called, where
+    /// it has shown one and that stands for a user.
+    pub fn secured(&mut self, id: ConnId, common_name: Option<&str>) {
         if let Some(connection) = self.connections.get(id) {
-            connection.common_name = Some(Rc::from(common_name));
+            connection.is_secure = true;
+            connection.common_name = common_name.map(Rc::from);
         }
     }
 

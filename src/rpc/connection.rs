@@ -160,6 +160,8 @@ pub struct Connection {
     pub deadlines: BTreeMap<StreamId, (u64, Method)>,
     /// What calls have presented to say who makes them, of those that have.
     pub presented: FxHashMap<StreamId, Presented>,
+    /// There is a TLS session with it.
+    pub is_secure: bool,
     /// What the certificate that the client has shown calls it.
     pub common_name: Option<Rc<str>>,
     /// Calls that came by the JSON gateway.
@@ -421,6 +423,7 @@ impl Connections {
             needs_leader: BTreeSet::new(),
             deadlines: BTreeMap::new(),
             presented: FxHashMap::default(),
+            is_secure: false,
             common_name: None,
             gateway: FxHashMap::default(),
             gathered: 0,

@@ -275,7 +275,9 @@ impl Server {
         let fields = CallFields::of(&head);
         let is_read = matches!(head.method.as_ref(), b"GET" | b"HEAD");
         let is_http = connection.kind == ListenerKind::Client;
-        if is_http && is_read && fields.content_type.is_none() {
+        // Where there is TLS, all that is no gRPC call is HTTP to etcd.
+        let is_plain = is_read && fields.content_type.is_none();
+        if is_http && (is_plain || (connection.is_secure && !fields.is_grpc())) {
             let request = Request::of_http2(&head);
             self.core.serve_http(&mut self.connections, id, stream, request);
         } else if let Some(h2) = connection.h2() {

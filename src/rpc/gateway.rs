@@ -46,6 +46,14 @@ const NOT_FOUND: RpcError = RpcError::new(Code::NotFound, "Not Found");
 const MALFORMED: RpcError = RpcError::new(Code::Internal, "failed to marshal a message");
 const JSON: (&str, &str) = ("Content-Type", "application/json");
 
+fn metadata_name(name: &str) -> &'static str {
+    match name {
+        "Access-Control-Allow-Headers" => "Grpc-Metadata-Access-Control-Allow-Headers",
+        "Access-Control-Allow-Methods" => "Grpc-Metadata-Access-Control-Allow-Methods",
+        _ => "Grpc-Metadata-Access-Control-Allow-Origin",
+    }
+}
+
 impl Server {
     /// The head of a request. False if it is not the gateway's.
     pub(super) fn open_gateway(
@@ -70,7 +78,9 @@ impl Server {
             return true;
         }
         // A request that is turned away at the door is answered where others are.
-        let super::http::Door::Open(cors) = self.core.door(request, kind) else { return false };
+        let super::http::Door::Open(cors) = self.core.door(request, connection) else {
+            return false;
+        };
         let is_websocket = connection.upgrade(request, &route);
         let (method, refused) = match route {
             Route::Method(method) if request.method == "POST" || is_websocket => (method, None),
@@ -276,11 +286,12 @@ impl Connection {
 
     fn gateway_answer(&mut self, stream: StreamId, result: Result<String, RpcError>) {
         let Some(call) = self.gateway.remove(&stream) else { return };
+        let metadata = self.gateway_metadata(&call.cors);
         let mut fields: Fields = vec![(JSON.0, JSON.1.into())];
         fields.extend(call.cors);
         let (status, body) = match result {
             Ok(body) => {
-                fields.push(("Grpc-Metadata-Content-Type", "application/grpc".into()));
+                fields.extend(metadata);
                 (200, body)
             }
             Err(error) => {
@@ -306,15 +317,32 @@ impl Connection {
         }
     }
 
+    /// What the answer of a call said beside its messages. With TLS, etcd's gateway makes its calls through the
+    /// HTTP server that answers everybody, and shows what that has added.
+    fn gateway_metadata(&self, cors: &Fields) -> Fields {
+        let mut fields: Fields = vec![("Grpc-Metadata-Content-Type", "application/grpc".into())];
+        if self.is_secure {
+            for trailer in ["Grpc-Status", "Grpc-Message", "Grpc-Status-Details-Bin"] {
+                fields.push(("Grpc-Metadata-Trailer", trailer.into()));
+            }
+            // Those calls come from no page: an answer for the pages of some origins is not for them.
+            if cors.iter().any(|field| *field == ("Access-Control-Allow-Origin", "*".into())) {
+                fields
+                    .extend(cors.iter().map(|(name, value)| (metadata_name(name), value.clone())));
+            }
+        }
+        fields
+    }
+
     fn gateway_begin(&mut self, stream: StreamId, status: u16) {
+        let Some(call) = self.gateway.get(&stream) else { return };
+        let metadata = self.gateway_metadata(&call.cors);
         let Some(call) = self.gateway.get_mut(&stream) else { return };
         if std::mem::replace(&mut call.started, true) {
             return;
         }
-        let mut fields: Fields = vec![
-            (JSON.0, JSON.1.into()),
-            ("Grpc-Metadata-Content-Type", "application/grpc".into()),
-        ];
+        let mut fields: Fields = vec![(JSON.0, JSON.1.into())];
+        fields.extend(metadata);
         fields.append(&mut call.cors);
         self.begin_answer(stream, status, &fields);
     }

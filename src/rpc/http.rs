@@ -6,7 +6,7 @@ use std::fmt::Write;
 
 use bytes::Bytes;
 
-use super::connection::{ConnId, Connections};
+use super::connection::{ConnId, Connection, Connections};
 use super::error::{self, RpcError};
 use super::metrics::Count;
 use super::{Core, ListenerKind, Read, limits};
@@ -192,11 +192,13 @@ pub enum Door {
 
 impl Core {
     /// What etcd's access controller does before anything else, on client ports.
-    pub(super) fn door(&self, request: &Request, kind: ListenerKind) -> Door {
-        if kind == ListenerKind::Metrics {
+    pub(super) fn door(&self, request: &Request, connection: &Connection) -> Door {
+        if connection.kind == ListenerKind::Metrics {
             return Door::Open(Fields::new());
         }
-        if let Some(refusal) = self.options.access.refusal(request) {
+        // No page can make a browser take this server's certificate for another name's.
+        let refusal = self.options.access.refusal(request).filter(|_| !connection.is_secure);
+        if let Some(refusal) = refusal {
             tracing::warn!(
                 host = request.host,
                 "rejecting HTTP request to prevent DNS rebinding attacks"
@@ -242,7 +244,7 @@ impl Core {
     ) {
         let count = connections.len();
         let Some(connection) = connections.touch(id) else { return };
-        let mut response = match self.door(&request, connection.kind) {
+        let mut response = match self.door(&request, connection) {
             Door::Answered(response) => response,
             Door::Open(fields) => {
                 let mut response = self.route(&request, agreed, count);

@@ -241,9 +241,7 @@ impl Core {
         let now_ms = self.clock.now_ms();
         let connected = self.server.borrow_mut().connect(kind, now_ms);
         let Some(id) = connected else { return };
-        if let Some(common_name) = common_name {
-            self.server.borrow_mut().identify(id, &common_name);
-        }
+        self.server.borrow_mut().secured(id, common_name.as_deref());
         let connection = Rc::new(Connection::new(id, socket, Some(session)));
         self.connections.borrow_mut().insert(id, connection.clone());
         self.wake.notify();

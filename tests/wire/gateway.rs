@@ -30,7 +30,7 @@ pub fn dechunk(mut rest: &str) -> String {
 }
 
 /// Without the spaces that Go puts behind commas or does not, and without what differs between any two servers.
-fn normal(body: &str) -> String {
+pub fn normal(body: &str) -> String {
     // The key of a session that the server has made.
     if body.contains("\"key\":\"Lz") {
         return "a key below a slash".to_owned();

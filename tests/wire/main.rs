@@ -26,6 +26,7 @@ mod server;
 mod space;
 mod statuses;
 mod tls;
+mod tls_http;
 mod tokens;
 mod watch;
 mod watchers;

@@ -746,7 +746,7 @@ fn a_call_whose_token_is_not_known_yet_waits_for_it_and_not_for_ever() {
 fn the_name_of_a_certificate_is_a_user_unless_the_gateway_brings_it() {
     let mut world = World::new();
     world.bed.server.auth_options_mut().client_cert_auth = true;
-    world.bed.server.identify(world.peer.id, "reads-a");
+    world.bed.server.secured(world.peer.id, Some("reads-a"));
     assert!(world.permitted("", "KV/Range", &range("a", "")));
     assert!(!world.permitted("", "KV/Range", &range("b", "")));
     // A token goes before it.
