@@ -187,8 +187,8 @@ const VALUES: &[Value] = &[
         |core| {
             core.node
                 .snapshot_counts_by_member()
-                .iter()
-                .map(|(_, counts)| counts.receiving)
+                .values()
+                .map(|counts| counts.receiving)
                 .sum::<u64>() as f64
         },
     ),
