@@ -176,6 +176,10 @@ impl Node {
             return Ok(self.applier.refuse_change(index, term, *proposal, error));
         };
         let encoded = configuration.encode();
+        if let Change::Remove(_) = of_members {
+            self.last_removal = entry.index;
+            self.raft.save_commit();
+        }
         self.forget_strangers();
         self.applier.apply_change(index, term, &proposed, &encoded)
     }
@@ -234,10 +238,20 @@ impl Node {
         }
     }
 
-    /// Whether this member was removed, and has no more to say.
-    pub(super) fn is_removed(&self) -> bool {
+    /// The entry that removed a member last, if it will be known after a crash as well that it is
+    /// committed. Before that no member is told that it was removed: it may be the only other one that
+    /// knows, and its vote the one that is missing to find out again.
+    pub fn settled_removal(&self) -> Option<LogIndex> {
+        (self.durable_commit >= self.last_removal).then_some(self.last_removal)
+    }
+
+    /// A member that finds itself removed stays, for those who need to hear it from this one, until it
+    /// is told so. It asks as if for votes, which carries along what is committed.
+    pub(super) fn ask_whether_removed(&mut self) {
         let id = self.options.metadata.member_id;
-        self.is_gone || (self.applier.cluster.is_removed(id) && !self.raft.is_leader())
+        if self.applier.cluster.is_removed(id) && !self.raft.is_leader() {
+            self.raft.ask_in_vain();
+        }
     }
 
     /// The members beside this one, with the URLs where they listen to members.

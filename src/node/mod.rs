@@ -146,8 +146,13 @@ pub struct Node {
     raft: Raft,
     log: wal::Writer,
     options: Options,
-    /// Batches of the log that Raft waits for, oldest first, and since when.
-    in_log: VecDeque<(wal::BatchSeq, Token, u64)>,
+    /// Batches of the log that Raft waits for, oldest first.
+    in_log: VecDeque<InLog>,
+    /// The commit index that was written into the log last, and the one that is durable.
+    written_commit: LogIndex,
+    durable_commit: LogIndex,
+    /// The entry that removed a member last, of those applied since the start.
+    last_removal: LogIndex,
     /// Not before that time is leadership left again for a disk that stands still.
     next_handover_ms: u64,
     /// Committed entries that were not applied yet.
@@ -173,7 +178,7 @@ pub struct Node {
     incoming: Option<Incoming>,
     /// Operations of the store that are not done.
     store_ops_out: usize,
-    /// The others said that this member was removed.
+    /// Another member said that this one was removed.
     is_gone: bool,
     stop_reason: Option<StopReason>,
     compactor: Compactor,
@@ -185,6 +190,14 @@ pub struct Node {
     log_retry_ms: Option<u64>,
     /// Leases whose revocation this leader has proposed, for metrics.
     expired_leases: u64,
+}
+
+struct InLog {
+    batch: wal::BatchSeq,
+    token: Token,
+    since_ms: u64,
+    /// The commit index that is durable with it.
+    commit: LogIndex,
 }
 
 /// Who led when, for operators and for the errors of requests that took too long.
@@ -274,6 +287,9 @@ impl Node {
             log,
             options,
             in_log: VecDeque::new(),
+            written_commit: hard_state.commit,
+            durable_commit: hard_state.commit,
+            last_removal: LogIndex(0),
             next_handover_ms: now_ms,
             committed: VecDeque::new(),
             reads: VecDeque::new(),
@@ -325,7 +341,7 @@ impl Node {
 
     /// Why this member has to end, if it has.
     pub fn stop_reason(&self) -> Option<StopReason> {
-        self.stop_reason.or_else(|| self.is_removed().then_some(StopReason::Removed))
+        self.stop_reason.or_else(|| self.is_gone.then_some(StopReason::Removed))
     }
 
     /// Hands leadership to another voter, who is brought up to date first. Proposals that come
@@ -475,10 +491,12 @@ impl Node {
         self.next_tick_ms = now_ms + self.options.heartbeat_ms;
         self.raft.tick();
         let (configuration, id) = (self.raft.configuration(), self.raft.id());
-        // Who is alone has committed all that is in its log.
-        if self.in_log.is_empty() && !configuration.is_sole_voter(id) {
+        // Who is alone has committed all that is in its log, and will know so at its next start.
+        let knows_alone = configuration.is_sole_voter(id) && self.settled_removal().is_some();
+        if self.in_log.is_empty() && !knows_alone {
             self.raft.save_commit();
         }
+        self.ask_whether_removed();
     }
 
     /// While the others are a majority, a leader needs no disk of its own to commit. But what it has
@@ -489,7 +507,7 @@ impl Node {
         let stalls = self
             .in_log
             .front()
-            .is_some_and(|(_, _, since_ms)| since_ms + self.options.election_ms <= now_ms);
+            .is_some_and(|first| first.since_ms + self.options.election_ms <= now_ms);
         if !stalls || now_ms < self.next_handover_ms || !self.raft.is_accepting() {
             return;
         }
@@ -597,6 +615,7 @@ impl Node {
             let bytes = record::encode_hard_state(state);
             batch = Some(self.log.append(HARD_STATE, 0, &[&bytes]));
             self.log.set_preamble(HARD_STATE, 0, &bytes);
+            self.written_commit = state.commit;
         }
         for entry in &persist.entries {
             let head = record::entry_head(entry);
@@ -606,7 +625,12 @@ impl Node {
             Some(_) if mutants::is_on(Mutant::DurableBeforeWritten) => {
                 self.raft.persisted(persist.token);
             }
-            Some(batch) => self.in_log.push_back((batch, persist.token, self.now_ms)),
+            Some(batch) => self.in_log.push_back(InLog {
+                batch,
+                token: persist.token,
+                since_ms: self.now_ms,
+                commit: self.written_commit,
+            }),
             None => self.raft.persisted(persist.token),
         }
     }
@@ -703,12 +727,9 @@ impl Node {
 
     pub fn log_op_done(&mut self, op: wal::OpId) {
         let Some(durable) = self.log.op_done(op) else { return };
-        while let Some(&(batch, token, _)) = self.in_log.front() {
-            if batch > durable {
-                break;
-            }
-            self.raft.persisted(token);
-            self.in_log.pop_front();
+        while let Some(written) = self.in_log.pop_front_if(|first| first.batch <= durable) {
+            self.durable_commit = written.commit;
+            self.raft.persisted(written.token);
         }
     }
 

@@ -71,8 +71,10 @@ impl Node {
         let asks_for_votes =
             matches!(message.body, Body::PreVoteRequest { .. } | Body::VoteRequest { .. });
         if asks_for_votes && self.applier.cluster.is_removed(from.0) {
-            // It was removed while it was away, and nobody else tells it.
-            self.messages.push((from, PeerMessage::Gone));
+            // Whether it was away or waits for just that: nobody else tells it.
+            if self.settled_removal().is_some() {
+                self.messages.push((from, PeerMessage::Gone));
+            }
             return;
         }
         if matches!(message.body, Body::Snapshot { .. }) {

@@ -54,6 +54,8 @@ pub struct Identity {
 pub struct Roster<'a> {
     pub own: NodeId,
     pub cluster: &'a Cluster,
+    /// Whether who was removed can be told so (`Node::settled_removal`).
+    pub is_removal_settled: bool,
 }
 
 /// The first thing a member says on a connection.
@@ -123,7 +125,7 @@ impl Hello {
         if self.to != roster.own {
             return Err(Refusal::Member(roster.own));
         }
-        if roster.cluster.is_removed(self.from.0) {
+        if roster.is_removal_settled && roster.cluster.is_removed(self.from.0) {
             return Err(Refusal::Removed);
         }
         Ok(())

@@ -174,7 +174,7 @@ fn hello(lane: Class) -> Hello {
 /// Hands `stream` over in pieces of `piece` bytes; all that came of it, or the first error.
 fn receive_all(stream: &[u8], piece: usize) -> Result<Vec<Arrived>, PeerError> {
     let cluster = cluster();
-    let roster = Roster { own: TO, cluster: &cluster };
+    let roster = Roster { own: TO, cluster: &cluster, is_removal_settled: true };
     let mut inbound = Inbound::new(0);
     let mut arrived = Vec::new();
     for part in stream.chunks(piece.max(1)) {
@@ -312,7 +312,7 @@ fn data_of_entries_is_a_slice_of_what_was_received() {
     let stream = Bytes::from(stream_of(&[sent]));
     let cluster = cluster();
     let mut arrived = Vec::new();
-    let roster = Roster { own: TO, cluster: &cluster };
+    let roster = Roster { own: TO, cluster: &cluster, is_removal_settled: true };
     Inbound::new(0).receive(stream.clone(), roster, 0, &mut arrived).unwrap();
     let Some(Arrived::Message(PeerMessage::Raft(Message {
         body: Body::Append { entries, .. },
@@ -347,7 +347,7 @@ fn whoever_does_not_belong_here_is_told_why() {
         (Hello { from: NodeId(4), ..hello(Class::Urgent) }, Refusal::Removed),
     ];
     let cluster = cluster();
-    let roster = Roster { own: TO, cluster: &cluster };
+    let roster = Roster { own: TO, cluster: &cluster, is_removal_settled: true };
     for (greeting, refusal) in cases {
         let mut lane = Lane::new(greeting, 0);
         assert!(lane.dial(0));
@@ -372,7 +372,7 @@ fn whoever_does_not_belong_here_is_told_why() {
 #[test]
 fn another_version_is_answered_with_ours_whatever_it_says_behind_it() {
     let cluster = cluster();
-    let roster = Roster { own: TO, cluster: &cluster };
+    let roster = Roster { own: TO, cluster: &cluster, is_removal_settled: true };
     for kind in [1, 6] {
         let mut stream = frame::MAGIC.to_vec();
         frame::put(&mut stream, kind, |out| out.extend_from_slice(&[9, 0, 1, 2, 3]));
@@ -404,7 +404,7 @@ fn an_http_server_or_client_is_told_apart_from_a_member() {
 #[test]
 fn who_asks_is_told_the_members() {
     let cluster = cluster();
-    let roster = Roster { own: TO, cluster: &cluster };
+    let roster = Roster { own: TO, cluster: &cluster, is_removal_settled: true };
     let (mut query, stream) = Query::new();
     let mut inbound = Inbound::new(0);
     inbound.receive(stream.into(), roster, 0, &mut Vec::new()).unwrap();
@@ -545,7 +545,7 @@ fn pings_measure_and_silence_ends_a_connection() {
     let mut out = Vec::new();
     links.take_output(ids[0], usize::MAX, &mut out);
     let cluster = cluster();
-    let roster = Roster { own: TO, cluster: &cluster };
+    let roster = Roster { own: TO, cluster: &cluster, is_removal_settled: true };
     let mut inbound = Inbound::new(0);
     let mut stream = Vec::new();
     hello(Class::Urgent).encode(&mut stream);

@@ -89,18 +89,30 @@ impl Raft {
         self.lose_reads();
         self.restart_election_timer();
         self.votes.clear();
-        let (last, committed) = (self.log.last(), self.log.committed());
-        let term = self.term.next();
-        let from = self.config.id;
-        for to in self.other_voters() {
-            let body = Body::PreVoteRequest { last, committed };
-            self.messages.push(Message { from, to, term, body });
-        }
-        self.record_vote(from, true);
+        self.send_pre_vote_requests();
+        self.record_vote(self.config.id, true);
     }
 
     /// `transfer`: the leader asked for it, which stands above the patience of voters who still
     /// hear from that leader.
+    /// Asks the voters for what they cannot give to a member that has no vote itself. They learn what
+    /// is committed from it, and whoever has removed this member can say so.
+    pub fn ask_in_vain(&mut self) {
+        if self.configuration.is_voter(self.config.id) {
+            return;
+        }
+        self.send_pre_vote_requests();
+    }
+
+    fn send_pre_vote_requests(&mut self) {
+        let (last, committed) = (self.log.last(), self.log.committed());
+        let (from, term) = (self.config.id, self.term.next());
+        for to in self.other_voters() {
+            let body = Body::PreVoteRequest { last, committed };
+            self.messages.push(Message { from, to, term, body });
+        }
+    }
+
     fn start_election(&mut self, transfer: bool) {
         self.mark(Mark::ElectionStarted);
         self.set_term(self.term.next());

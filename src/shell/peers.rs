@@ -17,7 +17,7 @@ use super::tls::{self, Arrival, SPEAKS_TLS, looks_like_tls};
 use crate::node::{Class, PeerMessage};
 use crate::peer::limits::{COMPLAINT_INTERVAL_MS, GREETING_TIMEOUT_MS, INBOUND_MAX};
 use crate::peer::{Arrived, Dial, Event, Identity, Inbound, LaneId, Links, Roster};
-use crate::raft::NodeId;
+use crate::raft::{LogIndex, NodeId};
 use crate::tls::Session;
 use bytes::Bytes;
 use std::cell::{Cell, RefCell};
@@ -41,6 +41,8 @@ pub struct Peers {
     output: RefCell<Vec<u8>>,
     /// No line about strangers before.
     complain_us: Cell<u64>,
+    /// The removal after which connections of those who are none of us were ended.
+    ended_after: Cell<LogIndex>,
     metrics: Rc<PeerMetrics>,
 }
 
@@ -72,6 +74,7 @@ impl Peers {
             answering: RefCell::default(),
             output: RefCell::default(),
             complain_us: Cell::new(0),
+            ended_after: Cell::default(),
             metrics,
         }
     }
@@ -111,6 +114,7 @@ impl Peers {
             self.flush(core, &peer);
         }
         self.end_silent(core, now_us);
+        self.end_removed(core);
         self.report(core);
     }
 
@@ -154,7 +158,8 @@ impl Peers {
                 let received = {
                     let server = core.server().borrow();
                     let cluster = &server.node().applier.cluster;
-                    let roster = Roster { own: self.own, cluster };
+                    let is_removal_settled = server.node().settled_removal().is_some();
+                    let roster = Roster { own: self.own, cluster, is_removal_settled };
                     inbound.borrow_mut().receive(data, roster, now_us, &mut arrived)
                 };
                 let from = inbound.borrow().greeting().map(|greeting| greeting.from);
@@ -306,6 +311,25 @@ impl Peers {
         };
         let silent: Vec<_> = self.accepted.borrow().values().filter(is_silent).cloned().collect();
         for peer in silent {
+            self.lost(core, &peer, "");
+        }
+    }
+
+    /// Who was removed dials again when its connection has ended, and is told then.
+    fn end_removed(&self, core: &Rc<Core>) {
+        let settled = core.server().borrow().node().settled_removal();
+        if settled.is_none_or(|index| self.ended_after.replace(index) == index) {
+            return;
+        }
+        let is_removed = |peer: &&Rc<Peer>| match &peer.end {
+            End::Accepted { inbound, .. } => inbound.borrow().greeting().is_some_and(|greeting| {
+                let server = core.server().borrow();
+                server.node().applier.cluster.is_removed(greeting.from.0)
+            }),
+            End::Dialled(_) => false,
+        };
+        let removed: Vec<_> = self.accepted.borrow().values().filter(is_removed).cloned().collect();
+        for peer in removed {
             self.lost(core, &peer, "");
         }
     }

@@ -440,6 +440,65 @@ fn a_removed_leader_hands_over_and_hears_that_it_is_out() {
     net.put_now(next, "k", "v");
 }
 
+/// Of two members one removes itself or the other, and after so many steps who remains crashes, or
+/// both, or who is removed. Those that end stay away.
+fn one_of_two_is_removed(is_leader: bool, steps: usize, crashes: [bool; 2]) {
+    let mut net = Net::of(2);
+    let leader = net.leader();
+    net.put_now(leader, "k", "old");
+    net.settle();
+    let removed = if is_leader { leader } else { 3 - leader };
+    let remains = 3 - removed;
+    let both = [(remains, crashes[0]), (removed, crashes[1])];
+    let crashed: Vec<u64> =
+        both.iter().filter(|(_, crashes)| *crashes).map(|(id, _)| *id).collect();
+    net.node(leader).propose_change(Change::Remove(removed)).unwrap();
+    let step = |net: &mut Net| {
+        net.step();
+        let bed = net.bed(removed);
+        if bed.node.as_ref().is_some_and(|node| node.stop_reason() == Some(StopReason::Removed)) {
+            net.stop(removed);
+            return true;
+        }
+        false
+    };
+    let mut has_ended = false;
+    for _ in 0..steps {
+        has_ended |= step(&mut net);
+    }
+    for id in crashed.iter().copied() {
+        net.stop(id);
+    }
+    for _ in 0..30 {
+        has_ended |= step(&mut net);
+    }
+    for id in crashed.iter().copied() {
+        if id == remains || !has_ended {
+            net.start(id);
+        }
+    }
+    net.until("somebody leads", |net| {
+        has_ended |= step(net);
+        net.find_leader().is_some()
+    });
+    if has_ended || net.node(remains).applier.cluster.is_removed(removed) {
+        net.until("who was removed is told", |net| {
+            has_ended |= step(net);
+            has_ended
+        });
+    }
+    net.put_now(remains, "k", "new");
+}
+
+#[test]
+fn a_removed_member_stays_until_those_who_remain_can_do_without_it() {
+    for is_leader in [false, true] {
+        for crashes in [[true, false], [false, true], [true, true]] {
+            (0..25).for_each(|steps| one_of_two_is_removed(is_leader, steps, crashes));
+        }
+    }
+}
+
 #[test]
 fn a_member_that_was_removed_while_it_was_away_is_told() {
     let mut net = Net::of(3);
