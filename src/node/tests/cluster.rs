@@ -440,8 +440,8 @@ fn a_removed_leader_hands_over_and_hears_that_it_is_out() {
     net.put_now(next, "k", "v");
 }
 
-/// Of two members one removes itself or the other, and after so many steps who remains crashes, or
-/// both, or who is removed. Those that end stay away.
+/// Of two members one removes itself or the other. After so many steps the disk of who remains stands
+/// still; then who remains crashes, or both, or who is removed. Those that end stay away.
 fn one_of_two_is_removed(is_leader: bool, steps: usize, crashes: [bool; 2]) {
     let mut net = Net::of(2);
     let leader = net.leader();
@@ -466,9 +466,16 @@ fn one_of_two_is_removed(is_leader: bool, steps: usize, crashes: [bool; 2]) {
     for _ in 0..steps {
         has_ended |= step(&mut net);
     }
+    // What it does from here on is lost with the crash.
+    net.stalled.insert(remains);
+    for _ in 0..30 {
+        has_ended |= step(&mut net);
+    }
     for id in crashed.iter().copied() {
         net.stop(id);
+        net.bed(id).log.in_flight = None;
     }
+    net.stalled.clear();
     for _ in 0..30 {
         has_ended |= step(&mut net);
     }
