@@ -1,6 +1,7 @@
 //! TLS between members.
 
 use std::path::PathBuf;
+use std::time::Duration;
 
 use ringd::proto::etcdserverpb as pb;
 use ringd::tls::authority::{Authority, Order};
@@ -9,6 +10,7 @@ use tempfile::TempDir;
 use crate::block_on;
 use crate::client::Client;
 use crate::cluster::Cluster;
+use crate::server::PATIENCE;
 
 pub const HERE: &[&str] = &["127.0.0.1", "localhost"];
 
@@ -63,12 +65,17 @@ pub fn launch(cluster: &mut Cluster, at: usize, args: &[String]) {
     cluster.launch_as(at, command);
 }
 
+/// Tried until it succeeds: whoever led may just have been killed.
 async fn put(cluster: &Cluster, at: usize, key: &str) {
     let client = Client::connect(cluster.members[at].client).await;
     let request =
         pb::PutRequest { key: key.to_owned().into(), value: "x".into(), ..Default::default() };
-    let reply = client.call("/etcdserverpb.KV/Put", &request).await;
-    assert_eq!(reply.code(), 0, "{reply:?}");
+    let trying = async {
+        while client.call("/etcdserverpb.KV/Put", &request).await.code() != 0 {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    };
+    tokio::time::timeout(PATIENCE, trying).await.expect("a majority accepts writes");
 }
 
 /// How many keys a member has, by its own account.
@@ -115,7 +122,7 @@ fn members_with_certificates_form_a_cluster_that_another_one_joins() {
             if reply.code() == 0 {
                 return;
             }
-            tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+            tokio::time::sleep(Duration::from_millis(20)).await;
         }
         panic!("the member is never added");
     });
