@@ -140,9 +140,18 @@ impl Truth {
                  committed"
             )),
             None => {
-                self.waiting.insert(index, term);
+                self.wait_for(index, term);
                 self.apply_waiting()
             }
+        }
+    }
+
+    /// What is before a committed entry is committed with it. Who has become the only voter forgets its
+    /// log in the turn in which it commits, and says no more than where that ends.
+    fn wait_for(&mut self, mut index: u64, mut term: u64) {
+        while index > self.committed() && self.waiting.insert(index, term).is_none() {
+            let Some(logged) = self.entries.get(&(index, term)) else { break };
+            (index, term) = (index - 1, logged.prev_term);
         }
     }
 
@@ -312,6 +321,16 @@ pub mod tests {
         truth.logged(2, 3, normal(Bytes::new(), 1)).unwrap();
         assert_eq!(truth.committed(), 2);
         assert!(truth.commit(2, 4).unwrap_err().contains("State Machine Safety"));
+    }
+
+    #[test]
+    fn what_is_before_a_committed_entry_is_committed() {
+        let mut truth = Truth::new(1, 2);
+        for index in 2..=4 {
+            truth.logged(index, 1, normal(put(index, "k", "a"), 1)).unwrap();
+        }
+        truth.commit(4, 1).unwrap();
+        assert_eq!(truth.committed(), 4);
     }
 
     #[test]
