@@ -93,8 +93,6 @@ impl Raft {
         self.record_vote(self.config.id, true);
     }
 
-    /// `transfer`: the leader asked for it, which stands above the patience of voters who still
-    /// hear from that leader.
     /// Asks the voters for what they cannot give to a member that has no vote itself. They learn what
     /// is committed from it, and whoever has removed this member can say so.
     pub fn ask_in_vain(&mut self) {
@@ -113,6 +111,8 @@ impl Raft {
         }
     }
 
+    /// `transfer`: the leader asked for it, which stands above the patience of voters who still
+    /// hear from that leader.
     fn start_election(&mut self, transfer: bool) {
         self.mark(Mark::ElectionStarted);
         self.set_term(self.term.next());
