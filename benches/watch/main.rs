@@ -52,16 +52,19 @@ impl Bed {
     }
 
     fn watch(&mut self, n: usize, range: KeyRange) {
-        self.hub.create(NewWatcher {
-            stream: n as u64,
-            id: 0,
-            range,
-            start_revision: 0,
-            no_put: false,
-            no_delete: false,
-            prev_kv: false,
-            fragment: false,
-        });
+        self.hub.create(
+            NewWatcher {
+                stream: n as u64,
+                id: 0,
+                range,
+                start_revision: 0,
+                no_put: false,
+                no_delete: false,
+                prev_kv: false,
+                fragment: false,
+            },
+            self.mvcc.current_revision(),
+        );
     }
 
     fn write(&mut self) {

@@ -359,7 +359,8 @@ impl Core {
         {
             Ok(Some(kv)) => {
                 let watcher = self.recipe_watcher(caller, KeyRange::new(kv.key, Bytes::new()), 0);
-                let slot = self.hub.create(NewWatcher { no_put: true, ..watcher });
+                let current = self.node.applier.mvcc.current_revision();
+                let slot = self.hub.create(NewWatcher { no_put: true, ..watcher }, current);
                 self.keep_watcher(connections, caller, slot);
                 with_recipe(connections, caller, |recipe| recipe.has_waited = true);
             }
@@ -469,7 +470,7 @@ impl Core {
                 NewWatcher { no_delete: true, ..watcher }
             }
         };
-        let slot = self.hub.create(watcher);
+        let slot = self.hub.create(watcher, header.revision);
         self.behind_watchers |= self.hub.unsynced() > 0;
         self.keep_watcher(connections, caller, slot);
         with_recipe(connections, caller, |recipe| {

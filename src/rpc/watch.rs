@@ -175,16 +175,19 @@ impl Core {
             Ok(id) => id,
             Err(reason) => return refused(reason),
         };
-        let slot = self.hub.create(NewWatcher {
-            stream: stream.0,
-            id,
-            range,
-            start_revision: create.start_revision,
-            no_put: create.filters.contains(&(FilterType::Noput as i32)),
-            no_delete: create.filters.contains(&(FilterType::Nodelete as i32)),
-            prev_kv: create.prev_kv,
-            fragment: create.fragment,
-        });
+        let slot = self.hub.create(
+            NewWatcher {
+                stream: stream.0,
+                id,
+                range,
+                start_revision: create.start_revision,
+                no_put: create.filters.contains(&(FilterType::Noput as i32)),
+                no_delete: create.filters.contains(&(FilterType::Nodelete as i32)),
+                prev_kv: create.prev_kv,
+                fragment: create.fragment,
+            },
+            self.node.applier.mvcc.current_revision(),
+        );
         let watching = Watching { slot: Some(slot), progress_notify: create.progress_notify };
         call.watchers.insert(id, watching);
         self.behind_watchers |= self.hub.unsynced() > 0;

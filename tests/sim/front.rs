@@ -162,19 +162,22 @@ impl Front {
                 self.renewals.insert(node.renew_lease(LeaseId(lease)), (conn, op));
             }
             Ask::Watch { id, wanted, start } => {
-                let slot = self.hub.create(NewWatcher {
-                    stream: conn,
-                    id,
-                    range: KeyRange::new(wanted.key, wanted.range_end),
-                    start_revision: start,
-                    no_put: wanted.no_put,
-                    no_delete: wanted.no_delete,
-                    prev_kv: wanted.prev_kv,
-                    fragment: false,
-                });
+                let revision = node.applier.mvcc.current_revision();
+                let slot = self.hub.create(
+                    NewWatcher {
+                        stream: conn,
+                        id,
+                        range: KeyRange::new(wanted.key, wanted.range_end),
+                        start_revision: start,
+                        no_put: wanted.no_put,
+                        no_delete: wanted.no_delete,
+                        prev_kv: wanted.prev_kv,
+                        fragment: false,
+                    },
+                    revision,
+                );
                 self.streams.entry(conn).or_default().watchers.insert(id, Some(slot));
                 self.behind |= self.hub.unsynced() > 0;
-                let revision = node.applier.mvcc.current_revision();
                 self.out.push((conn, Say::Created { id, revision }));
             }
             Ask::Unwatch { id } => {

@@ -149,13 +149,19 @@ impl WatchHub {
         self.notified
     }
 
-    pub fn create(&mut self, new: NewWatcher) -> WatcherSlot {
+    /// `current`: the revision that the watcher's client is told. It can be ahead of `notified`, since the
+    /// state of another member is there before the hub hears of it.
+    pub fn create(&mut self, new: NewWatcher, current: i64) -> WatcherSlot {
         let slot = self.watchers.vacant_key() as u32;
         let (group, place) = self.groups.join(new.range, slot);
         let synced = new.start_revision == 0 || new.start_revision > self.notified;
         let gets_all = synced && mutants::is_on(Mutant::FutureWatchGetsAll);
         let start_revision = if gets_all { 0 } else { new.start_revision };
-        let next = if synced { start_revision.max(self.notified + 1) } else { start_revision };
+        let next = match (synced, start_revision) {
+            (true, 0) => current.max(self.notified) + 1,
+            (true, _) => start_revision.max(self.notified + 1),
+            (false, _) => start_revision,
+        };
         self.generation = self.generation.wrapping_add(1);
         self.watchers.insert(Watcher {
             stream: new.stream,

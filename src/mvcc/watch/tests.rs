@@ -140,8 +140,8 @@ impl Bench {
             fragment: false,
         };
         self.next_id += 1;
-        let first = if start_revision == 0 { self.hub.notified() + 1 } else { start_revision };
-        let slot = self.hub.create(new.clone());
+        let first = if start_revision == 0 { current + 1 } else { start_revision };
+        let slot = self.hub.create(new.clone(), current);
         self.watchers.insert((new.stream, new.id), (slot, new, first));
     }
 
@@ -250,7 +250,7 @@ fn a_watch_from_the_compacted_revision_sees_the_deletion_at_it() {
         fragment: false,
     };
     bench.hub = WatchHub::new(deleted);
-    bench.hub.create(new);
+    bench.hub.create(new, deleted);
     bench.hub.catch_up(bench.bed.reader(), &mut bench.sink).unwrap();
     let sent = &bench.sink.sent[&(0, 7)];
     assert_eq!(sent.len(), 1);
@@ -259,6 +259,36 @@ fn a_watch_from_the_compacted_revision_sees_the_deletion_at_it() {
     assert_eq!(events[0].r#type(), EventType::Delete);
     assert_eq!(events[0].kv.as_ref().unwrap().mod_revision, deleted);
     assert_eq!(events[0].prev_kv, None, "the value before is compacted");
+}
+
+#[test]
+fn from_now_on_is_from_what_the_client_is_told_even_if_the_hub_has_not_heard_of_it() {
+    for is_replaced in [false, true] {
+        let mut bench = Bench::new(3);
+        bench.bed.put("a", "before");
+        let current = bench.bed.mvcc.current_revision();
+        assert!(bench.hub.notified() < current);
+        let new = NewWatcher {
+            stream: 0,
+            id: 1,
+            range: KeyRange::new("a".into(), "".into()),
+            start_revision: 0,
+            no_put: false,
+            no_delete: false,
+            prev_kv: false,
+            fragment: false,
+        };
+        bench.hub.create(new, current);
+        if is_replaced {
+            bench.hub.replaced(current);
+        }
+        bench.feed();
+        assert!(bench.sink.sent.is_empty(), "{:?}", bench.sink.sent);
+        bench.bed.put("a", "after");
+        bench.feed();
+        let sent = &bench.sink.sent[&(0, 1)];
+        assert_eq!(sent[0].1[0].kv.as_ref().unwrap().value, "after");
+    }
 }
 
 #[test]
@@ -279,7 +309,8 @@ fn a_slice_of_catching_up_ends_between_revisions() {
         prev_kv: false,
         fragment: false,
     };
-    let slot = bench.hub.create(new.clone());
+    let current = bench.bed.mvcc.current_revision();
+    let slot = bench.hub.create(new.clone(), current);
     bench.watchers.insert((0, 1), (slot, new, 1));
     let mut slices = 0;
     while bench.hub.unsynced() > 0 {
