@@ -36,6 +36,8 @@ pub struct Member {
     peer_scheme: &'static str,
     initial_cluster: String,
     state: &'static str,
+    /// In place of the one in the cluster's own directory.
+    pub own_data_dir: Option<PathBuf>,
     running: Option<Running>,
 }
 
@@ -95,6 +97,7 @@ impl Cluster {
             peer_scheme: self.peer_scheme,
             initial_cluster: String::new(),
             state: "new",
+            own_data_dir: None,
             running: None,
         });
     }
@@ -110,7 +113,8 @@ impl Cluster {
     }
 
     pub fn data_dir(&self, at: usize) -> PathBuf {
-        self.dir.path().join(&self.members[at].name)
+        let member = &self.members[at];
+        member.own_data_dir.clone().unwrap_or_else(|| self.dir.path().join(&member.name))
     }
 
     pub fn command(&self, at: usize) -> Command {
@@ -234,6 +238,19 @@ impl Cluster {
             (reply.code() == 0).then(|| reply.message())
         };
         tokio::time::timeout(Duration::from_secs(2), answer).await.ok().flatten()
+    }
+
+    /// A member's `/metrics`.
+    pub fn metrics(&self, at: usize) -> String {
+        use std::io::{Read, Write};
+        let addr = self.members[at].client;
+        let mut tcp = std::net::TcpStream::connect(addr).expect("a connection");
+        tcp.set_read_timeout(Some(PATIENCE)).expect("a timeout");
+        write!(tcp, "GET /metrics HTTP/1.1\r\nHost: {addr}\r\nConnection: close\r\n\r\n")
+            .expect("a request is sent");
+        let mut answer = String::new();
+        tcp.read_to_string(&mut answer).expect("an answer");
+        answer
     }
 
     pub async fn id(&self, at: usize) -> u64 {

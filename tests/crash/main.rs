@@ -10,6 +10,9 @@
 mod client;
 mod clients;
 mod cluster;
+#[allow(dead_code)]
+#[path = "../wire/disk.rs"]
+mod disk;
 mod faults;
 mod history;
 mod members;
@@ -21,6 +24,7 @@ mod rng;
 #[allow(dead_code)]
 #[path = "../wire/server.rs"]
 mod server;
+mod space;
 mod tls;
 mod traffic;
 

@@ -8,6 +8,7 @@ mod check;
 mod client;
 mod damage;
 mod differential;
+mod disk;
 mod etcdctl;
 mod floods;
 mod frames;

@@ -1,17 +1,12 @@
 //! No space left: by the quota, and on the disk itself. Writes are refused with etcd's NOSPACE, everything that frees
 //! space goes on, and nothing that was there is lost.
 
-use std::fs::File;
-use std::io::Write;
-use std::path::{Path, PathBuf};
-use std::process::Command;
-
 use bytes::Bytes;
 use ringd::proto::etcdserverpb as pb;
-use tempfile::TempDir;
 
 use crate::block_on;
 use crate::client::{Client, Reply};
+use crate::disk::{DISK_MIB, Disk};
 use crate::http;
 use crate::server::{Kind, Server, kinds, skip};
 
@@ -20,8 +15,6 @@ const EXCEEDED: (i32, &str) = (8, "etcdserver: mvcc: database space exceeded");
 const QUOTA_BYTES: usize = 8 << 20;
 const VALUE_BYTES: usize = 256 << 10;
 
-/// Small enough to be filled in a moment, large enough for a member's first files.
-const DISK_MIB: usize = 300;
 const LARGE_VALUE_BYTES: usize = 1 << 20;
 
 async fn put(client: &Client, key: String, length: usize) -> Reply {
@@ -145,53 +138,6 @@ fn a_full_quota_raises_nospace_until_space_is_freed_and_the_alarm_disarmed() {
             assert_eq!(reply.code(), 0, "{kind}: {reply:?}");
         });
     }
-}
-
-/// A file system of its own, unmounted when dropped.
-struct Disk {
-    home: TempDir,
-}
-
-impl Disk {
-    fn mount() -> Option<Disk> {
-        let home = TempDir::new().expect("a temporary directory");
-        let disk = Disk { home };
-        let size = format!("size={DISK_MIB}m,mode=0700");
-        mount(&["-t", "tmpfs", "-o", &size, "tmpfs"], disk.path()).then_some(disk)
-    }
-
-    fn path(&self) -> &Path {
-        self.home.path()
-    }
-
-    fn data_dir(&self) -> PathBuf {
-        self.path().join("data.etcd")
-    }
-
-    /// Somebody else's file takes all the space that is left.
-    fn fill_up(&self) -> File {
-        let mut file = File::create(self.path().join("ballast")).expect("a file");
-        let piece = vec![1; 64 << 10];
-        while file.write_all(&piece).is_ok() {}
-        file
-    }
-
-    fn grow(&self) {
-        let size = format!("remount,size={}m", DISK_MIB * 4);
-        assert!(mount(&["-o", &size], self.path()), "the disk grows");
-    }
-}
-
-impl Drop for Disk {
-    fn drop(&mut self) {
-        // Nothing is mounted when mounting was refused, and then this is refused as well.
-        let _ = Command::new("umount").arg(self.path()).output();
-    }
-}
-
-fn mount(options: &[&str], at: &Path) -> bool {
-    let output = Command::new("mount").args(options).arg(at).output();
-    output.is_ok_and(|output| output.status.success())
 }
 
 #[test]
