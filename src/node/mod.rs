@@ -45,7 +45,7 @@ pub use proposals::ProposeError;
 pub use record::{ENTRY, HARD_STATE, METADATA, Metadata, SNAPSHOT};
 pub use recovery::{OpenError, Recovered};
 pub use scrub::ScrubCounts;
-pub use snapshot::{SnapshotCounts, SnapshotOp};
+pub use snapshot::{SnapshotCounts, SnapshotOp, Transferred};
 
 use crate::apply::envelope::{self, Kind};
 use crate::apply::{Applier, FOUNDING_INDEX, Notice, Outcome};
@@ -135,6 +135,8 @@ pub struct Output {
     pub lease_answers: Vec<(u64, LeaseAnswer)>,
     /// Proposals that will never become entries.
     pub refusals: Vec<(u64, Refusal)>,
+    /// States that have arrived at their other end, or here.
+    pub transferred: Vec<Transferred>,
     /// To be sent at once. Each may be lost; those to one member should keep their order.
     pub messages: Vec<(NodeId, PeerMessage)>,
     /// Bytes of the store's file to be read on another thread, before `Node::scrub` is called.
@@ -176,6 +178,7 @@ pub struct Node {
     hash_check: HashCheck,
     outgoing: Outgoing,
     incoming: Option<Incoming>,
+    transferred: Vec<Transferred>,
     /// Operations of the store that are not done.
     store_ops_out: usize,
     /// Another member said that this one was removed.
@@ -306,6 +309,7 @@ impl Node {
             hash_check,
             outgoing: Outgoing::default(),
             incoming: None,
+            transferred: Vec::new(),
             store_ops_out: 0,
             is_gone: false,
             stop_reason: None,
@@ -462,6 +466,7 @@ impl Node {
         self.conclude_leases(output);
         output.refusals.append(&mut self.refusals);
         output.messages.append(&mut self.messages);
+        output.transferred.append(&mut self.transferred);
         output.scrub_window = output.scrub_window.take().or_else(|| self.scrub_window(now_ms));
         if output.notices.contains(&Notice::AlarmsChanged) {
             self.nospace_retry_ms = 0;

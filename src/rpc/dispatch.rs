@@ -11,6 +11,7 @@ use super::http::Request;
 use super::http1;
 use super::keepalive::KeepAliveCall;
 use super::method::{self, Description, Kind, Method};
+use super::metrics::Timing;
 use super::watch::WatchCall;
 use super::{Answer, Core, ListenerKind, Server};
 use crate::auth::Kind as AuthKind;
@@ -201,7 +202,12 @@ impl Server {
             Caller { connection: id, stream, method, deadline_ms, is_clients_deadline, since_ms };
         self.core.ask_for(connection, stream);
         let result = match method {
-            Method::Watch => self.core.watch_request(&mut self.connections, caller, message),
+            Method::Watch => {
+                let began = self.core.metrics.clock();
+                let handled = self.core.watch_request(&mut self.connections, caller, message);
+                self.core.metrics.observe_since(Timing::WatchControl, began);
+                handled
+            }
             Method::RangeStream => self.core.range_stream(&mut self.connections, caller, message),
             Method::Snapshot => self.core.snapshot(&mut self.connections, caller, message),
             Method::HealthWatch => self.core.health_watch(&mut self.connections, caller, message),

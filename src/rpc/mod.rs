@@ -355,6 +355,9 @@ impl Server {
             core.refuse_proposal(&mut self.connections, id, refusal);
         }
         core.messages.append(&mut output.messages);
+        for transferred in output.transferred.drain(..) {
+            core.metrics.transferred(transferred);
+        }
         for notice in output.notices.drain(..) {
             core.notice(&mut self.connections, &notice);
         }

@@ -12,6 +12,7 @@ use super::dispatch::decode;
 use super::encode::{Header, Message};
 use super::error::RpcError;
 use super::method::Method;
+use super::metrics::Timing;
 use super::recipes::{self, Woken};
 use super::{Core, limits};
 use crate::grpc;
@@ -199,6 +200,7 @@ impl Core {
         &mut self,
         connections: &mut Connections,
     ) -> Result<(), Corruption> {
+        let (began, events_before) = (self.metrics.clock(), self.hub.events_total);
         let mut sink = StreamSink {
             connections,
             header: self.current_header(),
@@ -214,11 +216,21 @@ impl Core {
         let woken = sink.woken;
         self.metrics.sent(Method::Watch, sink.sent);
         self.wake_recipes(connections, woken);
+        let events = self.hub.events_total - events_before;
+        if events > 0 {
+            let took_s = self.metrics.clock() - began;
+            self.metrics.observe(Timing::WatchEvents, took_s);
+            self.metrics.observe(Timing::WatchEach, took_s / events as f64);
+        }
         Ok(())
     }
 
     /// Tells quiet watchers how far the history is, where they asked for it.
     pub(super) fn notify_progress(&mut self, connections: &mut Connections, now_ms: u64) {
+        if self.progress.first_key_value().is_none_or(|((due_ms, _), ())| *due_ms > now_ms) {
+            return;
+        }
+        let began = self.metrics.clock();
         let header = self.header(self.hub.notified());
         while let Some(entry) = self.progress.first_entry()
             && entry.key().0 <= now_ms
@@ -248,6 +260,7 @@ impl Core {
                 connection.send_message(stream, control.message(&header));
             }
         }
+        self.metrics.observe_since(Timing::WatchProgress, began);
     }
 
     /// A watch stream is over: so are its watchers.

@@ -445,8 +445,13 @@ impl Core {
     }
 
     async fn snapshot_operation(&self, op: SnapshotOp) {
+        let is_sync = matches!(op, SnapshotOp::Store(_, store::Op::Sync));
+        let started = Instant::now();
         let done = self.snapshot_disk.run(op).await;
         let mut server = self.server.borrow_mut();
+        if is_sync {
+            server.metrics().observe(Timing::StateSync, started.elapsed().as_secs_f64());
+        }
         match done {
             Done::Created(store) => server.snapshot_created(*store),
             Done::Store(id) => server.snapshot_store_op_done(id),

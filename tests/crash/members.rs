@@ -194,6 +194,24 @@ fn a_member_gets_a_large_state_while_puts_go_on() {
         };
         let reply = joined.call("/etcdserverpb.KV/Range", &all).await;
         assert_eq!(reply.message::<pb::RangeResponse>().count, pieces as i64);
+        // Who led may have changed, and a transfer may have been made again.
+        let receiver = cluster.id(at).await;
+        let counted = |at: usize, series: &str| {
+            let text = cluster.metrics(at);
+            let found = text.lines().find_map(|line| line.strip_prefix(series)?.rsplit_once(' '));
+            found.is_some_and(|(_, value)| value != "0")
+        };
+        for name in ["send_success", "send_total_duration_seconds_count"] {
+            let series = format!("etcd_network_snapshot_{name}{{To=\"{receiver:x}\"}}");
+            assert!((0..3).any(|at| counted(at, &series)), "nobody has {series}");
+        }
+        for series in [
+            "etcd_network_snapshot_receive_success{",
+            "etcd_network_snapshot_receive_total_duration_seconds_count{",
+            "etcd_snap_db_save_total_duration_seconds_count",
+        ] {
+            assert!(counted(at, series), "{series} is missing");
+        }
         println!(
             "a state of {mib} MiB joined in {:.1} s; p99 of {} puts before {:.2} ms, of {} meanwhile {:.2} ms",
             took.as_secs_f64(),

@@ -235,6 +235,7 @@ impl Front {
                 self.out.push((conn, Say::Refused(op)));
             }
         }
+        output.transferred.clear();
         for notice in output.notices.drain(..) {
             if notice == Notice::StateReplaced {
                 self.hub.replaced(node.applier.mvcc.current_revision());

@@ -3,10 +3,17 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::Write;
 use std::process::{Command, Stdio};
+use std::time::Duration;
 
+use bytes::Bytes;
+use prost::Message;
+use ringd::proto::etcdserverpb as pb;
+
+use crate::block_on;
+use crate::client::Client;
 use crate::gateway::dechunk;
 use crate::http::{get, request};
-use crate::server::{Kind, Server, etcd_or_skip, skip, tool};
+use crate::server::{Kind, PATIENCE, Server, etcd_or_skip, skip, tool};
 
 /// Name of a metric: its type, and the sets of labels that its series have.
 type Metrics = BTreeMap<String, (String, BTreeSet<Vec<String>>)>;
@@ -113,6 +120,52 @@ fn what_was_done_is_counted() {
     ] {
         assert!(text.lines().any(|found| found == line), "{line} is missing from {text}");
     }
+}
+
+/// Waits for a line: what is sent is counted after it was sent.
+fn wait_for_metric(server: &Server, line: &str) {
+    for _ in 0..PATIENCE.as_millis() / 20 {
+        let text = get(server.client, "/metrics").body;
+        if text.lines().any(|found| found == line) {
+            return;
+        }
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    panic!("{line} never comes");
+}
+
+#[test]
+fn what_watchers_cost_is_measured() {
+    let server = Server::start(Kind::Ringd, &["--watch-progress-notify-interval=100ms"]);
+    block_on(async {
+        let client = Client::connect(server.client).await;
+        let mut stream = client.open("/etcdserverpb.Watch/Watch").await;
+        let create = pb::WatchCreateRequest {
+            key: Bytes::from_static(b"key"),
+            progress_notify: true,
+            ..Default::default()
+        };
+        let union = pb::watch_request::RequestUnion::CreateRequest(create);
+        stream.send(&pb::WatchRequest { request_union: Some(union) });
+        stream.next().await.expect("it is created");
+        let put = pb::PutRequest { key: Bytes::from_static(b"key"), ..Default::default() };
+        assert_eq!(client.call("/etcdserverpb.KV/Put", &put).await.code(), 0);
+        stream.next().await.expect("an event");
+        let progress = stream.next().await.expect("progress");
+        assert!(pb::WatchResponse::decode(progress).expect("a message").events.is_empty());
+    });
+    let of_loop = "etcd_debugging_server_watch_send_loop";
+    for counted in [
+        "control_stream_duration_seconds",
+        "watch_stream_duration_seconds",
+        "watch_stream_duration_per_event_seconds",
+    ] {
+        wait_for_metric(&server, &format!("{of_loop}_{counted}_count 1"));
+    }
+    let text = get(server.client, "/metrics").body;
+    let of_progress = format!("{of_loop}_progress_duration_seconds_count ");
+    let count = text.lines().find_map(|line| line.strip_prefix(&of_progress));
+    assert!(count.is_some_and(|count| count != "0"), "{text}");
 }
 
 #[test]

@@ -25,6 +25,7 @@ mod send;
 pub(super) use receive::Incoming;
 pub(super) use send::{Answer, Outgoing};
 
+use crate::raft::NodeId;
 use crate::store;
 
 /// What is to be done to the file of a store that arrives.
@@ -40,6 +41,17 @@ pub enum SnapshotOp {
     Install,
     /// Remove the file: `Node::snapshot_discarded`.
     Discard,
+}
+
+/// The state of one member has become that of another.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Transferred {
+    /// The member at the other end.
+    pub other: NodeId,
+    /// From here to there.
+    pub is_sent: bool,
+    /// From the offer on.
+    pub took_ms: u64,
 }
 
 /// What the transfers of this start of the process came to.

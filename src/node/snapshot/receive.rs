@@ -7,8 +7,8 @@ use bytes::Bytes;
 use super::super::limits::{SNAPSHOT_DIRTY_BYTES, SNAPSHOT_SILENCE_MS};
 use super::super::message::{PeerMessage, SnapshotMessage};
 use super::super::{Node, members};
-use super::SnapshotOp;
 use super::format::Writer;
+use super::{SnapshotOp, Transferred};
 use crate::apply::{self, Applier, Notice};
 use crate::raft::{Body, Message, NodeId, Persist, SnapshotMeta, Term};
 use crate::store::{self, Corruption, Store};
@@ -44,6 +44,7 @@ pub struct Incoming {
     stage: Stage,
     /// Operations on its file that are not done.
     ops_out: usize,
+    begun_ms: u64,
     heard_ms: u64,
     say_ms: u64,
     /// What Raft wants persisted since, the snapshot first: not before it is installed.
@@ -107,6 +108,7 @@ impl Node {
             store: None,
             stage: Stage::Creating { asked: false },
             ops_out: 0,
+            begun_ms: self.now_ms,
             heard_ms: self.now_ms,
             say_ms: self.now_ms,
             deferred: VecDeque::new(),
@@ -304,7 +306,7 @@ impl Node {
     /// The new store has the old one's name, durably: it is this member's state from here on.
     pub fn snapshot_installed(&mut self, now_ms: u64) -> Result<(), Corruption> {
         let incoming = self.incoming.take().expect("a snapshot is being installed");
-        let Incoming { store, deferred, from, .. } = incoming;
+        let Incoming { store, deferred, from, begun_ms, .. } = incoming;
         let store = store.expect("it is whole");
         let options = self.applier.options().clone();
         let member_id = self.options.metadata.member_id;
@@ -318,6 +320,8 @@ impl Node {
         // A checkpoint of the former store ends with it.
         self.background.checkpoint.finished(now_ms);
         self.count_snapshot(from).received += 1;
+        let took_ms = now_ms.saturating_sub(begun_ms);
+        self.transferred.push(Transferred { other: from, is_sent: false, took_ms });
         assert!(
             members::configuration(&self.applier).is_ok(),
             "the members of a snapshot and the configuration of its log disagree"

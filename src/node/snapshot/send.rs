@@ -13,8 +13,8 @@ use super::super::limits::{
     SNAPSHOTS_SENT_MAX,
 };
 use super::super::message::{PeerMessage, SnapshotMessage};
-use super::SnapshotCounts;
 use super::format::{self, Reader};
+use super::{SnapshotCounts, Transferred};
 use crate::raft::{LogIndex, LogPosition, NodeId, SnapshotMeta};
 use crate::store::Corruption;
 
@@ -141,8 +141,18 @@ impl Node {
     }
 
     fn end_snapshot(&mut self, to: NodeId, arrived: bool) {
-        self.outgoing.transfers.retain(|transfer| transfer.to != to);
+        let mut ended = None;
+        self.outgoing.transfers.retain(|transfer| {
+            if transfer.to == to {
+                ended = Some(transfer.begun_ms);
+            }
+            transfer.to != to
+        });
         self.raft.snapshot_finished(to, arrived);
+        if let Some(begun_ms) = ended.filter(|_| arrived) {
+            let took_ms = self.now_ms.saturating_sub(begun_ms);
+            self.transferred.push(Transferred { other: to, is_sent: true, took_ms });
+        }
         let counts = self.count_snapshot(to);
         *(if arrived { &mut counts.sent } else { &mut counts.send_failed }) += 1;
     }

@@ -14,6 +14,7 @@ use prometheus::{
 use super::Core;
 use super::method::{Kind, METHODS, Method};
 use crate::grpc::Code;
+use crate::node::Transferred;
 use crate::version;
 
 /// A time, or another quantity, that is shown as a distribution.
@@ -29,12 +30,18 @@ pub enum Timing {
     HashRev,
     LeaseTtl,
     CompactionTotal,
+    WatchEvents,
+    WatchEach,
+    WatchControl,
+    WatchProgress,
+    StateSync,
+    StateSave,
 }
 
 /// Name, help, first bucket and number of buckets, each of which is twice the one before: etcd's.
 type Buckets = (&'static str, &'static str, f64, usize);
 
-const TIMINGS: [Buckets; 10] = [
+const TIMINGS: [Buckets; 16] = [
     ("etcd_disk_wal_fsync_duration_seconds", "Time of one durable write of the log.", 0.001, 14),
     (
         "etcd_disk_wal_write_duration_seconds",
@@ -65,6 +72,42 @@ const TIMINGS: [Buckets; 10] = [
         100.0,
         14,
     ),
+    (
+        "etcd_debugging_server_watch_send_loop_watch_stream_duration_seconds",
+        "Time of giving all watchers what is new, once in a turn that has something for them.",
+        0.001,
+        14,
+    ),
+    (
+        "etcd_debugging_server_watch_send_loop_watch_stream_duration_per_event_seconds",
+        "The same by the number of events that they got.",
+        0.001,
+        14,
+    ),
+    (
+        "etcd_debugging_server_watch_send_loop_control_stream_duration_seconds",
+        "Time of one request of a watch stream.",
+        0.001,
+        14,
+    ),
+    (
+        "etcd_debugging_server_watch_send_loop_progress_duration_seconds",
+        "Time of telling all watchers that are due how far the history is.",
+        0.001,
+        14,
+    ),
+    (
+        "etcd_snap_db_fsync_duration_seconds",
+        "Time of one sync of a state that another member sends.",
+        0.001,
+        14,
+    ),
+    (
+        "etcd_snap_db_save_total_duration_seconds",
+        "Time from the offer of another member's state until it was this member's.",
+        0.1,
+        10,
+    ),
 ];
 
 /// Distributions of etcd's that have no counterpart here; they stay empty.
@@ -94,30 +137,6 @@ const EMPTY: &[Buckets] = &[
         14,
     ),
     (
-        "etcd_debugging_server_watch_send_loop_control_stream_duration_seconds",
-        "Empty: watchers have no loop of their own.",
-        0.001,
-        14,
-    ),
-    (
-        "etcd_debugging_server_watch_send_loop_progress_duration_seconds",
-        "Empty: watchers have no loop of their own.",
-        0.001,
-        14,
-    ),
-    (
-        "etcd_debugging_server_watch_send_loop_watch_stream_duration_per_event_seconds",
-        "Empty: watchers have no loop of their own.",
-        0.001,
-        14,
-    ),
-    (
-        "etcd_debugging_server_watch_send_loop_watch_stream_duration_seconds",
-        "Empty: watchers have no loop of their own.",
-        0.001,
-        14,
-    ),
-    (
         "etcd_debugging_snap_save_marshalling_duration_seconds",
         "Empty: there are no snapshot files.",
         0.001,
@@ -129,8 +148,6 @@ const EMPTY: &[Buckets] = &[
         0.001,
         14,
     ),
-    ("etcd_snap_db_fsync_duration_seconds", "Empty: there are no snapshot files.", 0.001, 14),
-    ("etcd_snap_db_save_total_duration_seconds", "Empty: there are no snapshot files.", 0.1, 10),
     ("etcd_snap_fsync_duration_seconds", "Empty: there are no snapshot files.", 0.001, 14),
 ];
 
@@ -184,6 +201,8 @@ pub struct Metrics {
     apply_seconds: HistogramVec,
     /// Of ranges that failed and went well.
     range_seconds: [Histogram; 2],
+    /// Of states that came from other members, and of those that went there.
+    transfer_seconds: [HistogramVec; 2],
     /// With `--metrics=extensive` only.
     handling_seconds: Option<HistogramVec>,
     client_requests: IntCounterVec,
@@ -305,6 +324,9 @@ impl Metrics {
             "Scrapes by status code.",
             &["code"],
         )?;
+        let transfers = |name: &str, help: &str, label: &str| {
+            histograms(name, help, exponential_buckets(0.1, 2.0, 10)?, &[label])
+        };
         scrapes.with_label_values(&["500"]);
         scrapes.with_label_values(&["503"]);
         Ok(Metrics {
@@ -323,6 +345,18 @@ impl Metrics {
                 &["version", "op", "success"],
             )?,
             range_seconds: ["false", "true"].map(|success| ranges.with_label_values(&[success])),
+            transfer_seconds: [
+                transfers(
+                    "etcd_network_snapshot_receive_total_duration_seconds",
+                    "Time from the offer of another member's state until it was this member's.",
+                    "From",
+                )?,
+                transfers(
+                    "etcd_network_snapshot_send_total_duration_seconds",
+                    "Time from the offer of the state to another member until it had all of it.",
+                    "To",
+                )?,
+            ],
             handling_seconds: None,
             client_requests: counters(
                 "etcd_server_client_requests_total",
@@ -385,6 +419,11 @@ impl Metrics {
 
     pub fn observe(&self, timing: Timing, value: f64) {
         self.timings[timing as usize].observe(value);
+    }
+
+    /// The same for the time that has passed.
+    pub(super) fn observe_since(&self, timing: Timing, began: f64) {
+        self.observe(timing, self.clock() - began);
     }
 
     pub(super) fn count(&self, what: Count, by: u64) {
@@ -459,6 +498,16 @@ impl Metrics {
     pub(super) fn ranged(&self, is_ok: bool, seconds: f64) {
         self.count(Count::Range, 1);
         self.range_seconds[usize::from(is_ok)].observe(seconds);
+    }
+
+    pub(super) fn transferred(&self, transferred: Transferred) {
+        let Transferred { other, is_sent, took_ms } = transferred;
+        let seconds = took_ms as f64 / 1e3;
+        let label = format!("{:x}", other.0);
+        self.transfer_seconds[usize::from(is_sent)].with_label_values(&[&label]).observe(seconds);
+        if !is_sent {
+            self.observe(Timing::StateSave, seconds);
+        }
     }
 
     pub(super) fn compacted(&self, took_ms: u64, unix_ms: u64) {
