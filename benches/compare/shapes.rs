@@ -78,7 +78,7 @@ pub fn of_clusters(tls: bool) -> Vec<Shape> {
     let targets = |name: &str| match name {
         "put-10x20" | "put-100x10" => vec![
             Target::AtLeastTimes(Metric::Throughput, 5.0),
-            Target::AtMostTimes(Metric::P99, 1.0 / 3.0),
+            Target::AtMostTimes(Metric::P99, 0.333),
         ],
         _ => Vec::new(),
     };
