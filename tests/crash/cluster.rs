@@ -3,7 +3,7 @@
 //! Invariants: every process is ended through its own child handle, at the latest when the cluster is dropped; one that
 //! panicked fails its test.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::{Arc, Mutex};
@@ -38,6 +38,8 @@ pub struct Member {
     state: &'static str,
     /// In place of the one in the cluster's own directory.
     pub own_data_dir: Option<PathBuf>,
+    /// A network namespace that its process runs in.
+    namespace: Option<String>,
     running: Option<Running>,
 }
 
@@ -67,6 +69,19 @@ impl Cluster {
         Cluster::stopped_as("https", count, args)
     }
 
+    /// Each member in a network namespace at an address of its own, and without a proxy.
+    pub fn stopped_in(namespaces: &[(String, IpAddr)], args: &[&str]) -> Cluster {
+        let mut cluster = Cluster::stopped_as("http", namespaces.len(), args);
+        for (member, (namespace, address)) in cluster.members.iter_mut().zip(namespaces) {
+            member.namespace = Some(namespace.clone());
+            member.client = SocketAddr::new(*address, 2379);
+            member.listen = SocketAddr::new(*address, 2380);
+            member.advertised = member.listen;
+        }
+        cluster.introduce();
+        cluster
+    }
+
     fn stopped_as(peer_scheme: &'static str, count: usize, args: &[&str]) -> Cluster {
         let mut cluster = Cluster {
             net: Net::default(),
@@ -79,11 +94,16 @@ impl Cluster {
         for number in 0..count {
             cluster.prepare(&format!("m{number}"));
         }
-        let all: Vec<_> = cluster.members.iter().map(Member::in_cluster).collect();
-        for member in &mut cluster.members {
+        cluster.introduce();
+        cluster
+    }
+
+    /// Tells all members of each other.
+    fn introduce(&mut self) {
+        let all: Vec<_> = self.members.iter().map(Member::in_cluster).collect();
+        for member in &mut self.members {
             member.initial_cluster = all.join(",");
         }
-        cluster
     }
 
     fn prepare(&mut self, name: &str) {
@@ -98,6 +118,7 @@ impl Cluster {
             initial_cluster: String::new(),
             state: "new",
             own_data_dir: None,
+            namespace: None,
             running: None,
         });
     }
@@ -119,7 +140,16 @@ impl Cluster {
 
     pub fn command(&self, at: usize) -> Command {
         let member = &self.members[at];
-        let mut command = Command::new(Kind::Ringd.binary().expect("the binary is there"));
+        let binary = Kind::Ringd.binary().expect("the binary is there");
+        let mut command = match &member.namespace {
+            // It becomes the member's process.
+            Some(namespace) => {
+                let mut command = Command::new("ip");
+                command.args(["netns", "exec", namespace]).arg(binary);
+                command
+            }
+            None => Command::new(binary),
+        };
         command
             .args(["--name", &member.name])
             .arg("--data-dir")

@@ -16,6 +16,7 @@ mod disk;
 mod faults;
 mod history;
 mod members;
+mod network;
 mod proxy;
 mod quorum;
 #[allow(dead_code)]
