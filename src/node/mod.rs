@@ -441,10 +441,18 @@ impl Node {
         }
     }
 
-    /// Moves everything forward as far as it goes without the disk.
-    pub fn turn(&mut self, now_ms: u64, output: &mut Output) -> Result<(), Corruption> {
+    /// The part of a turn that others wait for: what is new for the disk and for other members.
+    /// Nothing is applied. Whoever drives may see to both before it calls `turn`.
+    pub fn begin_turn(&mut self, now_ms: u64, messages: &mut Vec<(NodeId, PeerMessage)>) {
         self.now_ms = self.now_ms.max(now_ms);
         self.tick(now_ms);
+        self.advance_raft();
+        messages.append(&mut self.messages);
+    }
+
+    /// Moves everything forward as far as it goes without the disk.
+    pub fn turn(&mut self, now_ms: u64, output: &mut Output) -> Result<(), Corruption> {
+        self.begin_turn(now_ms, &mut output.messages);
         if self.log_retry_ms.take_if(|at_ms| *at_ms <= now_ms).is_some() {
             self.log.retry_space();
         }
@@ -724,6 +732,11 @@ impl Node {
                 output.reads.push(read);
             }
         }
+    }
+
+    /// Whether there is something that `turn` will apply.
+    pub fn has_committed(&self) -> bool {
+        !self.committed.is_empty()
     }
 
     pub fn next_log_op(&mut self) -> Option<(wal::OpId, wal::Op)> {

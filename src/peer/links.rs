@@ -104,6 +104,11 @@ impl Links {
         }
     }
 
+    /// Whether there is no other member.
+    pub fn is_empty(&self) -> bool {
+        self.links.is_empty()
+    }
+
     fn new_link(&self, to: NodeId, urls: &[String], now_us: u64) -> Link {
         let Identity { cluster, member: from } = self.own;
         let lane = |lane| (Lane::new(Hello { cluster, from, to, lane }, now_us), 0);

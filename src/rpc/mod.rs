@@ -335,6 +335,16 @@ impl Server {
         }
     }
 
+    /// The part of a turn that others wait for: what is new for the log and for other members, before
+    /// anything is applied. True if there is something to apply, which takes its time.
+    pub fn begin_turn(&mut self, now_ms: u64) -> bool {
+        let core = &mut self.core;
+        core.now_ms = now_ms;
+        core.ask_reads();
+        core.node.begin_turn(now_ms, &mut core.messages);
+        core.node.has_committed()
+    }
+
     /// Moves everything forward. `Err` means that the store is damaged: the member must stop.
     pub fn turn(&mut self, now_ms: u64) -> Result<(), Corruption> {
         let core = &mut self.core;

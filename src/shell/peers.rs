@@ -1,8 +1,8 @@
 //! Sockets between members: what `peer` wants dialled is dialled, what it has to say is sent once a
 //! turn, and what arrives is handed to the server.
 //!
-//! Sending: right after the server's turn, before clients are answered and while the log's own
-//! write is on its way, urgent lanes first. What a socket does not take at once is left to a task.
+//! Sending: before the server applies what is committed, and again after its turn, while the log's own
+//! write is on its way and before clients are answered; urgent lanes first. What a socket does not take at once is left to a task.
 //! Receiving: each connection of a member reads into a chunk of its own. Entries stay in memory as
 //! slices of it, and so hold little besides entries.
 //!
@@ -79,6 +79,28 @@ impl Peers {
         }
     }
 
+    /// Whether there are other members.
+    pub fn has_links(&self) -> bool {
+        !self.links.borrow().is_empty()
+    }
+
+    /// Sends what the server has for other members, the urgent lanes first.
+    pub fn send(&self, core: &Rc<Core>) {
+        let mut links = self.links.borrow_mut();
+        for (to, message) in core.server().borrow_mut().take_messages() {
+            links.send(to, message);
+        }
+        let mut ready = Vec::new();
+        links.with_output(&mut ready);
+        drop(links);
+        for id in ready {
+            let peer = self.dialled.borrow().get(&id).cloned();
+            if let Some(peer) = peer {
+                self.flush(core, &peer);
+            }
+        }
+    }
+
     /// Sends what the server's turn has made, and keeps the links going.
     pub fn turn(&self, core: &Rc<Core>) {
         let now_us = core.clock().now_us();
@@ -87,14 +109,9 @@ impl Peers {
         if let Some(members) = members {
             links.set_members(members.iter().map(|(id, urls)| (*id, &urls[..])), now_us);
         }
-        for (to, message) in core.server().borrow_mut().take_messages() {
-            links.send(to, message);
-        }
         let mut dials = Vec::new();
         links.tick(now_us, &mut dials);
         let closing: Vec<LaneId> = links.drain_closing().collect();
-        let mut ready = Vec::new();
-        links.with_output(&mut ready);
         drop(links);
         for dial in dials {
             glommio::spawn_local(connect(core.clone(), dial)).detach();
@@ -104,12 +121,7 @@ impl Peers {
                 peer.abort();
             }
         }
-        for id in ready {
-            let peer = self.dialled.borrow().get(&id).cloned();
-            if let Some(peer) = peer {
-                self.flush(core, &peer);
-            }
-        }
+        self.send(core);
         for peer in self.answering.take() {
             self.flush(core, &peer);
         }

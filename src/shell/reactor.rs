@@ -1,7 +1,8 @@
 //! The core's turn: the one place where inputs, time, disks and sockets meet the server.
 //!
 //! ```text
-//! readers ──receive──▶            ┌─ server.turn(now)
+//! readers ──receive──▶            ┌─ server.begin_turn(now), the log's write, other members
+//!                                 │  server.turn(now)
 //! disks ───op_done───▶  one wake ─┤  start log and store operations
 //! timer ─────────────▶            └─ flush dirty connections, resume paused ones
 //! ```
@@ -192,6 +193,14 @@ impl Core {
 
     async fn turn(self: &Rc<Self>) {
         let started = Instant::now();
+        if self.peers.has_links() && self.server.borrow_mut().begin_turn(self.clock.now_ms()) {
+            // Other members and the disk work while this one applies.
+            let writes_log = self.start_log_operations();
+            self.peers.send(self);
+            if writes_log {
+                self.log_disk.fence().await;
+            }
+        }
         let turned = self.server.borrow_mut().turn(self.clock.now_ms());
         if let Err(corruption) = turned {
             fatal::corruption(&corruption);

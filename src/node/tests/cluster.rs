@@ -284,6 +284,32 @@ fn a_restarted_cluster_has_what_was_acknowledged() {
 }
 
 #[test]
+fn what_others_wait_for_goes_out_before_anything_is_applied() {
+    let mut net = Net::of(3);
+    let leader = net.leader();
+    net.settle();
+    let put = net.put(leader, "a", "v");
+    net.until("a commit", |net| {
+        let node = net.node(leader);
+        node.raft().commit_index().0 > node.applier.applied_index()
+    });
+    let now_ms = net.now_ms;
+    let node = net.node(leader);
+    let (commit, applied) = (node.raft().commit_index(), node.applier.applied_index());
+    let mut messages = Vec::new();
+    node.begin_turn(now_ms, &mut messages);
+    assert!(node.has_committed() && node.applier.applied_index() == applied);
+    let tells = |message: &PeerMessage| match message {
+        PeerMessage::Raft(raft::Message {
+            body: raft::Body::Append { commit: told, .. }, ..
+        }) => *told == commit,
+        _ => false,
+    };
+    assert_eq!(messages.iter().filter(|(_, message)| tells(message)).count(), 2);
+    net.until("its outcome", |net| net.outcome(leader, put).is_some());
+}
+
+#[test]
 fn a_member_that_lags_behind_the_log_gets_the_state_and_goes_on_with_the_log() {
     let mut net = Net::of(3);
     let leader = net.leader();
