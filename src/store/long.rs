@@ -9,7 +9,12 @@
 //!             the last not 0
 //! ```
 //! Labels order the keys that begin alike, and say nothing else. A key that is put gets one between those
-//! of its neighbours; where there is none left that is short enough, all that begin alike get new ones.
+//! of its neighbours; where there is none left that is short enough, some hundred neighbours get new ones.
+//!
+//! A label is a fraction of 64 bits a word. A new one goes near the younger of its neighbours, which is the
+//! one with more bits: it takes about 1/65536 of the gap between them. So keys that come one after the other, in
+//! either direction, make the gap smaller slowly, and keys at random places cost a few bits each. Only where
+//! they come now left, now right of the last one do labels get long: that takes 250 of them.
 //!
 //! # Invariants
 //!
@@ -34,6 +39,12 @@ const WORD: usize = 8;
 const MIDDLE: u64 = 1 << 63;
 /// Labels at an end are set so far apart: what comes between two keys later has room.
 const STEP: u64 = 1 << 32;
+/// A new label takes `2^-SHARE_BITS` of its gap.
+const SHARE_BITS: u32 = 16;
+/// Gaps of two words that are smaller are left for longer labels.
+const ROOM: u128 = 1 << (SHARE_BITS + 1);
+/// Longest labels that neighbours get together: from there to [`LABEL_WORDS_MAX`] there is room again.
+const SPREAD_WORDS_MAX: usize = LABEL_WORDS_MAX - 8;
 
 pub type Label = SmallVec<[u64; 4]>;
 
@@ -112,8 +123,9 @@ pub fn search_key<'k>(
     Ok((Cow::Owned(found.bound(key)), found.is_there))
 }
 
-/// Finds a long key among those that begin as it does. Their number is not known, and labels are no measure
-/// of it: the search halves the labels and takes one step through the entries in turn.
+/// Finds a long key among those that begin as it does. Separators are no keys that it could be compared with, but
+/// the first entry behind each has one: so the search halves the children of a node, and then the entries of
+/// the leaf.
 pub fn find(pages: &Pages, root: &Root, key: &[u8]) -> Result<Found, Corruption> {
     let mut alike = Alike { cursor: Cursor::over(pages, root), key };
     let nothing = Found { is_there: false, below: None, above: None };
@@ -121,28 +133,42 @@ pub fn find(pages: &Pages, root: &Root, key: &[u8]) -> Result<Found, Corruption>
     if order != Ordering::Less {
         return Ok(Found { is_there: order.is_eq(), above: Some(first), ..nothing });
     }
-    let Some((mut above, order)) = alike.last()? else { return Ok(nothing) };
+    let Some((last, order)) = alike.last()? else { return Ok(nothing) };
     if order == Ordering::Less {
-        return Ok(Found { below: Some(above), ..nothing });
+        return Ok(Found { below: Some(last), ..nothing });
     }
-    let mut below = first;
-    // No entry lies from here to `above`.
-    let mut high = above.clone();
-    loop {
-        let Some((next, order)) = alike.behind(&below)? else { break };
-        if order != Ordering::Less {
-            above = next;
-            return Ok(Found { is_there: order.is_eq(), below: Some(below), above: Some(above) });
+    // The key is behind `below` and not behind `above`.
+    let (mut below, mut above) = (first, (last, order));
+    let mut node = pages.node(root.page, root.stamp, root.level)?;
+    for level in (0..root.level).rev() {
+        // Those that hold `below` and `above`, if `above` is not the first entry behind the node.
+        let mut low = node.child_index(&stand_in(key, &below));
+        let mut high = node.child_index(&stand_in(key, &above.0));
+        while low < high {
+            let middle = low + (high - low).div_ceil(2);
+            let separator: Vec<u8> = node.key(middle).bytes().collect();
+            match alike.from(&separator)? {
+                Some((label, Ordering::Less)) => (below, low) = (label, middle),
+                Some(found) => (above, high) = (found, middle - 1),
+                None => high = middle - 1,
+            }
         }
-        below = next;
-        let Some(middle) = middle(&below, &high) else { continue };
-        match alike.from(&middle)? {
-            Some((label, Ordering::Less)) => below = label,
-            Some((label, _)) => (above, high) = (label, middle),
+        let child = node.child(low);
+        node = pages.node(child.page, child.stamp, level)?;
+    }
+    let (mut low, _) = node.search(&stand_in(key, &below));
+    let (mut high, _) = node.search(&stand_in(key, &above.0));
+    while low < high {
+        let middle = low + (high - low) / 2;
+        let stored: Vec<u8> = node.key(middle).bytes().collect();
+        match alike.from(&stored)? {
+            Some((label, Ordering::Less)) => (below, low) = (label, middle + 1),
+            Some(found) => (above, high) = (found, middle),
             None => high = middle,
         }
     }
-    Ok(Found { is_there: false, below: Some(below), above: Some(above) })
+    let (above, order) = above;
+    Ok(Found { is_there: order.is_eq(), below: Some(below), above: Some(above) })
 }
 
 /// The entries whose keys begin as a long key does.
@@ -168,14 +194,8 @@ impl Alike<'_, '_> {
         Ok(self.probe())
     }
 
-    fn from(&mut self, label: &[u64]) -> Result<Probe, Corruption> {
-        self.cursor.seek_stored(&stand_in(self.key, label))?;
-        Ok(self.probe())
-    }
-
-    fn behind(&mut self, label: &[u64]) -> Result<Probe, Corruption> {
-        self.cursor.seek_stored(&stand_in(self.key, label))?;
-        self.cursor.next()?;
+    fn from(&mut self, stored: &[u8]) -> Result<Probe, Corruption> {
+        self.cursor.seek_stored(stored)?;
         Ok(self.probe())
     }
 
@@ -186,10 +206,58 @@ impl Alike<'_, '_> {
     }
 }
 
-/// Labels for so many keys that begin alike, as far apart as can be.
-pub fn spread(count: usize) -> impl Iterator<Item = u64> {
-    let step = (u64::MAX - 1) / (count as u64 + 1);
-    (1..=count as u64).map(move |nth| nth * step)
+/// Labels for so many keys between two labels that stay, or the ends: as far apart as can be. `None` if they would
+/// be so long that there is little room between them.
+pub fn spread(low: Option<&[u64]>, high: Option<&[u64]>, count: usize) -> Option<Vec<Label>> {
+    let gap = Gap::find(low.unwrap_or(&[1]), high.unwrap_or(&[u64::MAX]), count);
+    if gap.shared.len() + 2 > SPREAD_WORDS_MAX {
+        return None;
+    }
+    let step = gap.width / (count as u128 + 1);
+    Some((1..=count as u128).map(|nth| gap.label(gap.from + nth * step)).collect())
+}
+
+/// The place between two labels: two words, behind those that are shared, above `from` and for `width`.
+struct Gap {
+    shared: Label,
+    from: u128,
+    width: u128,
+}
+
+impl Gap {
+    /// The place for `count` labels of the fewest words that leaves room between them. `low < high`.
+    fn find(low: &[u64], high: &[u64], count: usize) -> Gap {
+        assert!(low < high, "labels are not in order");
+        let word = |label: &[u64], at: usize| label.get(at).copied().unwrap_or(0);
+        let pair =
+            |label: &[u64], at| u128::from(word(label, at)) << 64 | u128::from(word(label, at + 1));
+        let mut shared = (0..high.len())
+            .find(|at| word(low, *at) != word(high, *at))
+            .expect("a label does not end with 0");
+        let mut width = pair(high, shared) - pair(low, shared);
+        while width / (count as u128 + 1) < ROOM {
+            // Behind the word of `low`, where nothing but `low` bounds it.
+            shared += 1;
+            width = u128::MAX - pair(low, shared);
+        }
+        let beginning = (0..shared).map(|at| word(low, at)).collect();
+        Gap { shared: beginning, from: pair(low, shared), width }
+    }
+
+    fn label(&self, place: u128) -> Label {
+        let mut label = self.shared.clone();
+        label.extend([(place >> 64) as u64, place as u64]);
+        if label.last() == Some(&0) {
+            label.pop();
+        }
+        label
+    }
+}
+
+/// Whether the first of two labels has more bits than the other.
+fn is_finer(label: &[u64], other: &[u64]) -> bool {
+    let bits = |label: &[u64]| (label.len(), label.last().map(|word| 64 - word.trailing_zeros()));
+    bits(label) > bits(other)
 }
 
 /// A label between two, or at an end.
@@ -211,46 +279,20 @@ fn between(low: Option<&[u64]>, high: Option<&[u64]>) -> Option<Label> {
     }
 }
 
-/// A label between two: the short ones first, and just below the upper one, where the versions of a
-/// key get theirs, one after the other.
+/// A label between two, near the finer one, or else near the upper one, where the versions of a key get
+/// theirs, one after the other.
 fn inside(low: &[u64], high: &[u64]) -> Label {
-    debug_assert!(low < high);
-    let mut lowered: Label = high.into();
-    let last = lowered.last_mut().expect("a label has words");
-    *last = last.saturating_sub(1);
-    if *last > 0 && lowered[..] > *low {
-        return lowered;
-    }
-    if let Some(word) = low.last().and_then(|word| word.checked_add(1)) {
-        let mut raised: Label = low.into();
-        *raised.last_mut().expect("a label has words") = word;
-        if raised[..] < *high {
-            return raised;
-        }
-    }
-    let longer = extended(low, MIDDLE);
-    if longer[..] < *high { longer } else { extended(&lowered, MIDDLE) }
+    let gap = Gap::find(low, high, 0);
+    // About a share of the gap, and half of it: a bit that neither neighbour has if it is coarser.
+    let step = 1 << (gap.width.ilog2() - SHARE_BITS);
+    let near = if is_finer(low, high) { gap.from + step } else { gap.from + (gap.width - step) };
+    gap.label((near & !(step - 1)) | (step / 2))
 }
 
 fn extended(label: &[u64], word: u64) -> Label {
     let mut longer: Label = label.into();
     longer.push(word);
     longer
-}
-
-/// Some place about the middle between two labels.
-fn middle(low: &[u64], high: &[u64]) -> Option<Label> {
-    let same = low.iter().zip(high).take_while(|(a, b)| a == b).count();
-    let word = |label: &[u64], at: usize| label.get(at).copied().unwrap_or(0);
-    let (from, to) = (word(low, same), word(high, same));
-    if to.checked_sub(from)? >= 2 {
-        return Some(extended(&low[..same], from + (to - from) / 2));
-    }
-    // Behind `low`, with the word that both share or that is one below.
-    let beginning = low.get(..=same)?;
-    let from = word(low, same + 1);
-    let half = (u64::MAX - from) / 2;
-    (half > 0 && to > word(low, same)).then(|| extended(beginning, from + half))
 }
 
 #[cfg(test)]
@@ -262,11 +304,11 @@ mod tests {
         label[0] != 0 && label[0] != u64::MAX && label.last() != Some(&0)
     }
 
-    /// Labels are put between neighbours at random, at one place, at both ends, and now left, now right
-    /// of the last one: they stay in order, and short but for the last.
+    /// Labels are put between neighbours at random, at one end, behind the first, now left, now right
+    /// of the last one, and before the last: they stay in order, and short but for one case.
     #[test]
     fn there_is_a_label_between_any_two() {
-        for (pattern, words_max) in [(0, 24), (1, 3), (2, 3), (3, 3), (4, 400)] {
+        for (pattern, words_max) in [(0, 8), (1, 3), (2, 3), (3, 3), (4, 110), (5, 3)] {
             let mut random = Random::new(5);
             let mut labels: Vec<Label> = Vec::new();
             let mut last = 0;
@@ -276,6 +318,7 @@ mod tests {
                     1 => labels.len(),
                     2 => 0,
                     3 => labels.len().min(1),
+                    5 => labels.len().saturating_sub(1),
                     _ => (last + number % 2).min(labels.len()),
                 };
                 let low = at.checked_sub(1).map(|below| &labels[below][..]);
@@ -287,19 +330,31 @@ mod tests {
             assert!(labels.is_sorted() && labels.windows(2).all(|pair| pair[0] != pair[1]));
             let longest = labels.iter().map(|label| label.len()).max().unwrap();
             assert!(longest <= words_max, "pattern {pattern}: {longest} words");
-            for pair in labels.windows(2) {
-                let middle = middle(&pair[0], &pair[1]);
-                assert!(middle.is_none_or(|m| m > pair[0] && m < pair[1]), "{pair:?}");
-            }
         }
     }
 
     #[test]
-    fn labels_that_are_spread_are_labels_in_order() {
+    fn labels_that_are_spread_are_labels_in_order_between_their_bounds() {
+        let longest = [7; SPREAD_WORDS_MAX - 2];
+        let beyond = [7; SPREAD_WORDS_MAX];
+        let above = |label: &[u64], last| extended(label, last);
         for count in [1, 2, 3, 1000] {
-            let labels: Vec<u64> = spread(count).collect();
-            assert!(labels.len() == count && labels.windows(2).all(|pair| pair[0] < pair[1]));
-            assert!(labels.iter().all(|word| is_label(&[*word])));
+            for (low, high) in [
+                (None, None),
+                (None, Some(Label::from_slice(&[2]))),
+                (Some(Label::from_slice(&[u64::MAX - 1])), None),
+                (Some(Label::from_slice(&[5])), Some(Label::from_slice(&[5, 0, 1]))),
+                (Some(Label::from_slice(&[5, u64::MAX, u64::MAX])), Some(Label::from_slice(&[6]))),
+                (Some(longest.into_iter().collect()), Some(above(&longest, 1))),
+            ] {
+                let labels = spread(low.as_deref(), high.as_deref(), count).unwrap();
+                assert!(labels.len() == count && labels.windows(2).all(|pair| pair[0] < pair[1]));
+                assert!(labels.iter().all(|label| is_label(label)));
+                assert!(low.is_none_or(|low| low < labels[0]));
+                assert!(high.is_none_or(|high| high > labels[count - 1]));
+                assert!(labels.iter().all(|label| label.len() <= SPREAD_WORDS_MAX));
+            }
+            assert_eq!(spread(Some(&beyond), Some(&above(&beyond, 1)), count), None);
         }
     }
 

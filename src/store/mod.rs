@@ -80,6 +80,9 @@ pub struct Store {
     committed: Committed,
     checkpoints: Checkpoints,
     store_id: u64,
+    /// Entries that got another label: what a test holds a cost against.
+    #[cfg(test)]
+    relabelled: u64,
     /// What the snapshots of this store carry.
     identity: Rc<()>,
 }
@@ -102,6 +105,12 @@ impl Store {
         if self.uncommitted && !open_before {
             self.commit(self.committed.mark);
         }
+    }
+
+    /// Entries of long keys that got another label, for others to have room.
+    #[cfg(test)]
+    pub fn relabelled_entries(&self) -> u64 {
+        self.relabelled
     }
 
     /// Whether the open transaction has changed anything.

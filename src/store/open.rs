@@ -83,6 +83,8 @@ impl Store {
             committed: Committed { txn, mark, roots },
             checkpoints: Checkpoints::new(meta.checkpoint_no, mark),
             store_id: meta.store_id,
+            #[cfg(test)]
+            relabelled: 0,
             identity: Rc::new(()),
         })
     }

@@ -119,7 +119,7 @@ fn midpoint(a: &[u8], b: &[u8]) -> Vec<u8> {
     sums.into_iter().map(half).collect()
 }
 
-/// Between any two there is place for another one: labels get longer, and then all get new ones.
+/// Between any two there is place for another one: labels get longer, and then some get new ones.
 #[test]
 fn long_keys_that_begin_alike_keep_their_order_wherever_the_next_one_is_put() {
     for pattern in 0..4 {
@@ -171,6 +171,57 @@ fn long_keys_that_begin_alike_keep_their_order_wherever_the_next_one_is_put() {
             assert!(store.delete(tree, &key).unwrap() && !store.delete(tree, &key).unwrap());
         }
         assert_eq!(store.check().unwrap().run_pages, 0);
+    }
+}
+
+/// However many long keys begin alike and wherever the next one is put, a put gives a bounded number of them other
+/// labels, and seldom any; and to find one takes a few paths.
+#[test]
+fn a_put_of_a_long_key_relabels_a_bounded_number_of_others() {
+    const PUTS: usize = 3000;
+    for (pattern, each_max, all_max) in
+        [(0, 0, 0), (1, 512, 3 * PUTS), (2, 0, 0), (3, 512, 3 * PUTS), (4, 512, 3 * PUTS)]
+    {
+        let mut random = Random::new(8);
+        let (_, mut store) = new_store();
+        let tree = Tree(1);
+        let mut numbers = vec![vec![1; 420], vec![200; 420]];
+        let (mut last, mut most, mut before) = (0, 0, 0);
+        for step in 0..PUTS {
+            let at = match pattern {
+                0 => random.below(numbers.len() as u64 - 1) as usize,
+                // Behind the first, before the last: the gap gets smaller from one side.
+                1 => numbers.len() - 2,
+                2 => 0,
+                // Now left, now right of the last one; and at random of the two.
+                3 => last + step % 2,
+                _ => last + random.below(2) as usize,
+            };
+            let number = midpoint(&numbers[at], &numbers[at + 1]);
+            assert!(number != numbers[at] && number != numbers[at + 1], "the keys are too short");
+            numbers.insert(at + 1, number.clone());
+            last = at;
+            let key = [&[b'x'; limits::KEY_INLINE_MAX][..], &number].concat();
+            store.put(tree, &key, b"", true).unwrap();
+            most = most.max(store.relabelled_entries() - before);
+            before = store.relabelled_entries();
+        }
+        assert!(most <= each_max, "pattern {pattern}: {most} entries by one put");
+        assert!(before <= all_max as u64, "pattern {pattern}: {before} entries by all puts");
+        assert_eq!(store.view().weight(tree), PUTS as u64);
+        store.check().unwrap();
+        let view = store.view();
+        let mut cursor = view.cursor(tree);
+        for number in &numbers[1..=PUTS] {
+            assert!(cursor.next().unwrap());
+            assert_eq!(&cursor.key()[limits::KEY_INLINE_MAX..], &number[..]);
+            // The search halves what is left, at a path and a key for each step.
+            let before = store.page_lookups();
+            let key = [&[b'x'; limits::KEY_INLINE_MAX][..], number].concat();
+            assert!(view.contains(tree, &key).unwrap());
+            let pages = store.page_lookups() - before;
+            assert!(pages <= 200, "pattern {pattern}: {pages} pages looked at");
+        }
     }
 }
 

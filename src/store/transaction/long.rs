@@ -3,9 +3,9 @@
 use super::super::Store;
 use super::super::cursor::Cursor;
 use super::super::edit::{NewEntry, NewKind};
-use super::super::limits::KEY_INLINE_MAX;
-use super::super::long::{find, is_long, spread, stand_in};
-use super::super::node::{FLAG_WEIGHT, RUN_REF_BYTES};
+use super::super::limits::{KEY_INLINE_MAX, RELABEL_REACH};
+use super::super::long::{Label, find, is_long, label_of, spread, stand_in};
+use super::super::node::{FLAG_WEIGHT, Parts, RUN_REF_BYTES};
 use super::super::page::{Corruption, Tree};
 use std::borrow::Cow;
 
@@ -14,6 +14,26 @@ struct Entry {
     stored: Vec<u8>,
     flags: u8,
     run: [u8; RUN_REF_BYTES],
+}
+
+/// Entries that begin alike, one behind the other, and the labels of their neighbours if these do so, too.
+struct Window {
+    low: Option<Label>,
+    high: Option<Label>,
+    entries: Vec<Entry>,
+}
+
+impl Entry {
+    /// The entry that a cursor is on, if it is one of a long key of this beginning.
+    fn of(cursor: &Cursor<'_>, beginning: &[u8]) -> Option<Entry> {
+        let (stored, (flags, payload)) = (cursor.stored()?, cursor.stored_entry()?);
+        if stored.len() <= KEY_INLINE_MAX {
+            return None;
+        }
+        let stored: Vec<u8> = stored.bytes().collect();
+        let run = *payload.first_chunk().expect("the reference of a run");
+        stored.starts_with(beginning).then_some(Entry { stored, flags, run })
+    }
 }
 
 impl Store {
@@ -34,7 +54,7 @@ impl Store {
             if let Some(label) = found.new_label() {
                 return Ok(Cow::Owned(stand_in(key, &label)));
             }
-            self.relabel(tree, key)?;
+            self.relabel(tree, key, &found.bound(key))?;
         }
     }
 
@@ -51,11 +71,23 @@ impl Store {
         Ok(found.is_there.then(|| Cow::Owned(found.bound(key))))
     }
 
-    /// Gives all keys that begin as a long one does new labels, as far apart as can be. Their runs stay.
-    fn relabel(&mut self, tree: Tree, key: &[u8]) -> Result<(), Corruption> {
-        let entries = self.alike(tree, key)?;
+    /// Gives neighbours of a long key that is to be put new labels, as far apart as can be: as many as it takes
+    /// for these to be short, and no more than that. Their runs stay.
+    fn relabel(&mut self, tree: Tree, key: &[u8], place: &[u8]) -> Result<(), Corruption> {
+        let mut reach = RELABEL_REACH;
+        let (entries, labels) = loop {
+            let window = self.window(tree, key, place, reach)?;
+            match spread(window.low.as_deref(), window.high.as_deref(), window.entries.len()) {
+                Some(labels) => break (window.entries, labels),
+                None => reach *= 2,
+            }
+        };
         let before = *self.root_mut(tree);
         self.uncommitted = true;
+        #[cfg(test)]
+        {
+            self.relabelled += entries.len() as u64;
+        }
         for entry in &entries {
             let path = self.path_for_write(tree, &entry.stored)?;
             let (index, found) = self.dirty(path.leaf).search(&entry.stored);
@@ -64,8 +96,8 @@ impl Store {
             self.add_weight(tree, &path, -i64::from(entry.flags & FLAG_WEIGHT));
             self.shrink_path(tree, &path)?;
         }
-        for (entry, label) in entries.iter().zip(spread(entries.len())) {
-            let stored = stand_in(key, &[label]);
+        for (entry, label) in entries.iter().zip(labels) {
+            let stored = stand_in(key, &label);
             let path = self.path_for_put(tree, &stored, 0)?;
             let (index, found) = self.dirty(path.leaf).search(&stored);
             assert!(!found, "a label is used twice");
@@ -80,24 +112,35 @@ impl Store {
         Ok(())
     }
 
-    fn alike(&self, tree: Tree, key: &[u8]) -> Result<Vec<Entry>, Corruption> {
-        let mut cursor = Cursor::over(&self.pages, &self.roots[usize::from(tree.0)]);
+    /// The entries that begin as a long key does, so many on either side of its place.
+    fn window(
+        &self,
+        tree: Tree,
+        key: &[u8],
+        place: &[u8],
+        reach: usize,
+    ) -> Result<Window, Corruption> {
         let beginning = &key[..KEY_INLINE_MAX];
+        let mut cursor = Cursor::over(&self.pages, &self.roots[usize::from(tree.0)]);
         let mut entries = Vec::new();
-        cursor.seek_stored(beginning)?;
-        while let (Some(stored), Some((flags, payload))) = (cursor.stored(), cursor.stored_entry())
-        {
-            let stored: Vec<u8> = stored.bytes().collect();
-            if !stored.starts_with(beginning) {
-                break;
-            }
-            if is_long(&stored) {
-                let run = *payload.first_chunk().expect("the reference of a run");
-                entries.push(Entry { stored, flags, run });
-            }
-            cursor.next()?;
+        let mut is_on = cursor.seek_before_stored(place)?;
+        while is_on && entries.len() <= reach {
+            let Some(entry) = Entry::of(&cursor, beginning) else { break };
+            entries.push(entry);
+            is_on = cursor.prev()?;
         }
-        Ok(entries)
+        let low = (entries.len() > reach).then(|| entries.pop()).flatten();
+        entries.reverse();
+        let below = entries.len();
+        is_on = cursor.seek_stored(place)?;
+        while is_on && entries.len() <= below + reach {
+            let Some(entry) = Entry::of(&cursor, beginning) else { break };
+            entries.push(entry);
+            is_on = cursor.next()?;
+        }
+        let high = (entries.len() > below + reach).then(|| entries.pop()).flatten();
+        let label = |entry: Entry| label_of(Parts(&entry.stored, &[]));
+        Ok(Window { low: low.map(label), high: high.map(label), entries })
     }
 }
 
