@@ -24,8 +24,9 @@ use std::fs::{File, TryLockError};
 use std::io;
 use std::path::{Path, PathBuf};
 
-/// Version of the layout and of the formats in it.
-pub const FORMAT: u32 = 1;
+/// Version of the layout and of the formats in it. Any change of either raises it. 1 was whatever was written
+/// before the first release, in more than one layout.
+pub const FORMAT: u32 = 2;
 
 const FORMAT_HEAD: &str = "ringd data directory";
 
@@ -301,7 +302,10 @@ impl Names {
         let log_format = self.wal.join("format");
         match std::fs::read_to_string(&log_format) {
             Ok(text) => match parse_format(&text) {
-                Some((_, of_log)) if of_log == identity => Ok(()),
+                Some((FORMAT, of_log)) if of_log == identity => Ok(()),
+                Some((_, of_log)) if of_log == identity => {
+                    Err(self.mismatch("its format is another"))
+                }
                 Some(_) => Err(self.mismatch("its identity is another")),
                 None => Err(self.damaged(&log_format, "it cannot be read".to_owned())),
             },

@@ -52,11 +52,32 @@ const CASES: &[Case] = &[
         name: "a newer format",
         prepare: |data, _| {
             drop(open(data, None).unwrap());
-            let text = format_text([7; 16]).replace("format 1", "format 2");
+            let text = format_text([7; 16]).replace("format 2", "format 3");
             write(data.join("member/ringd/format"), text.as_bytes());
         },
         separate_wal: false,
-        says: &["has format 2", "reads format 1", "use the version that wrote it"],
+        says: &["has format 3", "reads format 2", "use the version that wrote it"],
+    },
+    Case {
+        name: "a format from before the first release",
+        prepare: |data, _| {
+            drop(open(data, None).unwrap());
+            let text = format_text([7; 16]).replace("format 2", "format 1");
+            write(data.join("member/ringd/format"), text.as_bytes());
+        },
+        separate_wal: false,
+        says: &["has format 1", "reads format 2", "use the version that wrote it"],
+    },
+    Case {
+        name: "a log of another format",
+        prepare: |data, _| {
+            drop(open(data, None).unwrap());
+            let log = data.join("member/ringd/wal/format");
+            let text = std::fs::read_to_string(&log).unwrap().replace("format 2", "format 3");
+            write(log, text.as_bytes());
+        },
+        separate_wal: false,
+        says: &["does not belong to data directory", "its format is another"],
     },
     Case {
         name: "a format file of garbage",
