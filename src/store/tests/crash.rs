@@ -51,6 +51,36 @@ pub fn random_runs_with_random_crashes_lose_nothing_durable_and_reuse_nothing_pi
     assert!(checkpoints > 100 && cuts > 10 && moved > 100 && packed > 20);
 }
 
+/// Reachable, free and pending pages are all pages and no page is two of them, after each transaction; and none
+/// that a reader, a checkpoint in flight or the durable one consists of is handed out. `STORE_TXNS` for more.
+#[test]
+fn pages_are_conserved_by_every_transaction_and_pinned_ones_never_handed_out() {
+    let asked = std::env::var("STORE_TXNS").map(|txns| txns.parse().expect("a number"));
+    let txns_wanted: u64 = asked.unwrap_or(6000);
+    let (mut txns, mut checkpoints, mut seed) = (0, 0, 0);
+    while txns < txns_wanted {
+        let mut random = Random::new(seed + 2_000_000);
+        let mix = Mix {
+            keys: [20, 200][random.below(2) as usize],
+            commit_one_in: 1,
+            reader_one_in: 2 + random.below(20),
+            readers_max: 1 + random.below(5) as usize,
+            big_values: false,
+            ..Mix::draw(&mut random)
+        };
+        let mut simulation = Simulation::new(seed, mix);
+        for _ in 0..2000 {
+            simulation.step();
+            simulation.store().check().unwrap();
+            txns += 1;
+        }
+        checkpoints += simulation.checkpoints;
+        seed += 1;
+    }
+    println!("{txns} transactions, {checkpoints} checkpoints");
+    assert!(checkpoints > txns / 500);
+}
+
 /// A short run with all there is: growth and checkpoints, and then deletion and cutting.
 const STEPS: u32 = 600;
 

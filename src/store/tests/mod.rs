@@ -106,26 +106,28 @@ pub fn assert_equal(view: View<'_>, tree: Tree, model: &Model, random: &mut Rand
         if random.one_in(3) {
             key.push(random.next() as u8);
         }
-        assert_eq!(view.get(tree, &key).unwrap(), model.get(&key[..]).map(|(value, _)| &value[..]));
-        let rank = model
-            .range::<[u8], _>((Unbounded, Excluded(&key[..])))
-            .filter(|(_, (_, weight))| *weight)
-            .count() as u64;
-        assert_eq!(view.rank(tree, &key).unwrap(), rank);
-        let wanted =
-            model.range::<[u8], _>((Included(&key[..]), Unbounded)).next().map(|(key, _)| &key[..]);
-        assert_eq!(cursor.seek(&key).unwrap(), wanted.is_some());
-        assert_eq!(cursor.key(), wanted.unwrap_or_default());
-        let wanted = model
-            .range::<[u8], _>((Included(&key[..]), Unbounded))
-            .find(|(_, (_, weight))| *weight);
-        assert_eq!(cursor.seek_weighted(&key).unwrap(), wanted.is_some());
-        assert_eq!(cursor.key(), wanted.map(|(key, _)| &key[..]).unwrap_or_default());
-        let wanted = model
-            .range::<[u8], _>((Unbounded, Excluded(&key[..])))
-            .next_back()
-            .map(|(key, _)| &key[..]);
-        assert_eq!(cursor.seek_before(&key).unwrap(), wanted.is_some());
-        assert_eq!(cursor.key(), wanted.unwrap_or_default());
+        assert_found(view, tree, model, &key);
     }
+}
+
+/// Compares what is found by a key, and on either side of it, with the model.
+pub fn assert_found(view: View<'_>, tree: Tree, model: &Model, key: &[u8]) {
+    let mut cursor = view.cursor(tree);
+    assert_eq!(view.get(tree, key).unwrap(), model.get(key).map(|(value, _)| &value[..]));
+    let rank = model
+        .range::<[u8], _>((Unbounded, Excluded(key)))
+        .filter(|(_, (_, weight))| *weight)
+        .count() as u64;
+    assert_eq!(view.rank(tree, key).unwrap(), rank);
+    let wanted = model.range::<[u8], _>((Included(key), Unbounded)).next().map(|(key, _)| &key[..]);
+    assert_eq!(cursor.seek(key).unwrap(), wanted.is_some());
+    assert_eq!(cursor.key(), wanted.unwrap_or_default());
+    let wanted =
+        model.range::<[u8], _>((Included(key), Unbounded)).find(|(_, (_, weight))| *weight);
+    assert_eq!(cursor.seek_weighted(key).unwrap(), wanted.is_some());
+    assert_eq!(cursor.key(), wanted.map(|(key, _)| &key[..]).unwrap_or_default());
+    let wanted =
+        model.range::<[u8], _>((Unbounded, Excluded(key))).next_back().map(|(key, _)| &key[..]);
+    assert_eq!(cursor.seek_before(key).unwrap(), wanted.is_some());
+    assert_eq!(cursor.key(), wanted.unwrap_or_default());
 }

@@ -174,6 +174,70 @@ fn long_keys_that_begin_alike_keep_their_order_wherever_the_next_one_is_put() {
     }
 }
 
+/// Keys of the length at which stand-ins begin, longer and shorter ones, that begin alike and are beginnings of
+/// each other, up to the highest there are; with compaction's deletes, moves of pages and openings between.
+#[test]
+fn long_keys_agree_with_a_btree_map_whatever_they_have_in_common() {
+    for seed in 0..6 {
+        let mut random = Random::new(seed);
+        let (disk, mut store) = new_store();
+        let (tree, mut model) = (Tree(2), Model::new());
+        let key = |random: &mut Random| {
+            let byte = [0, b'k', 0xfe, 0xff][random.below(4) as usize];
+            let len = limits::KEY_INLINE_MAX - 3 + random.below(9) as usize;
+            let tail = match random.below(4) {
+                0 => Vec::new(),
+                1 => vec![0xff; random.below(30) as usize],
+                2 => vec![0; random.below(30) as usize],
+                _ => random.below(40).to_be_bytes().to_vec(),
+            };
+            [&vec![byte; len][..], &tail].concat()
+        };
+        for step in 0..700 {
+            let name = key(&mut random);
+            let weight = random.one_in(2);
+            match random.below(8) {
+                0..3 => {
+                    assert_eq!(
+                        store.delete(tree, &name).unwrap(),
+                        model.remove(&name[..]).is_some()
+                    );
+                }
+                3 => {
+                    let former = key(&mut random);
+                    let there = model.get_mut(&former[..]).map(|entry| entry.1 = false).is_some();
+                    let was_there = store.put_before(tree, &name, b"new", weight, &former).unwrap();
+                    assert_eq!(was_there, there);
+                    model.insert(name.into(), (b"new"[..].into(), weight));
+                }
+                _ => {
+                    let value = vec![step as u8; step % 90 * 100];
+                    store.put(tree, &name, &value, weight).unwrap();
+                    model.insert(name.into(), (value.into(), weight));
+                }
+            }
+            assert_found(store.view(), tree, &model, &key(&mut random));
+            if step % 70 == 69 {
+                store.commit(step as u64);
+                disk.checkpoint(&mut store);
+                store.defrag_step(20).unwrap();
+                store.pack_step(&mut PackPosition::default(), 20).unwrap();
+                store.check().unwrap();
+                assert_equal(store.view(), tree, &model, &mut random);
+            }
+            if step % 210 == 209 {
+                store.commit(step as u64 + 1);
+                disk.checkpoint(&mut store);
+                store = disk.open().unwrap();
+            }
+        }
+        for name in model.keys() {
+            assert!(store.delete(tree, name).unwrap());
+        }
+        assert_eq!((store.check().unwrap().run_pages, store.view().weight(tree)), (0, 0));
+    }
+}
+
 /// However many long keys begin alike and wherever the next one is put, a put gives a bounded number of them other
 /// labels, and seldom any; and to find one takes a few paths.
 #[test]
