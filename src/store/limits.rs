@@ -17,9 +17,9 @@ pub const KEY_INLINE_MAX: usize = 3488;
 /// on purpose only.
 pub const LABEL_WORDS_MAX: usize = 64;
 
-/// Entries on either side of a long key that get new labels where there is none left for it. As many as
-/// labels get longest by: less would have to be done again soon, and more takes longer than a put should.
-pub const RELABEL_REACH: usize = 256;
+/// Entries on either side of a long key that get new labels where there is none left for it. Labels are at their
+/// longest after twice as many puts: less would have to be done again sooner, and more makes a put take longer.
+pub const RELABEL_REACH: usize = 128;
 
 /// Longest key or stand-in in a node. Two entries must fit a page whatever they are, or a split could fail:
 /// half of a page's payload, less the fixed parts of the larger kind of entry (an inner one: 24 bytes).
