@@ -1,6 +1,8 @@
 //! `ringd bench` as its users run it: every shape, briefly, against a ringd and, where it is there, a
 //! real etcd; and what it says when something is wrong.
 
+#[path = "wire/ports.rs"]
+mod ports;
 #[allow(dead_code)]
 #[path = "wire/server.rs"]
 mod server;

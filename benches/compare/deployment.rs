@@ -2,13 +2,14 @@
 //! through its own child handle and by nothing else, and leaves nothing behind.
 
 use std::fs::{self, File};
-use std::net::{Ipv4Addr, SocketAddr, TcpListener};
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use tempfile::TempDir;
 
+use crate::ports::free_ports;
 use crate::{process, tls};
 
 const READY: &str = "ready to serve client requests";
@@ -162,10 +163,4 @@ impl Drop for Member {
         let _ = self.child.kill();
         let _ = self.child.wait();
     }
-}
-
-fn free_ports() -> [SocketAddr; 2] {
-    let bind = || TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("a free loopback port");
-    let (first, second) = (bind(), bind());
-    [first, second].map(|listener| listener.local_addr().expect("its address"))
 }

@@ -11,6 +11,8 @@
 
 mod deployment;
 mod options;
+#[path = "../../tests/wire/ports.rs"]
+mod ports;
 mod process;
 mod report;
 mod run;

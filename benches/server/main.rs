@@ -6,6 +6,8 @@
 #[allow(dead_code)]
 #[path = "../../tests/wire/client.rs"]
 mod client;
+#[path = "../../tests/wire/ports.rs"]
+mod ports;
 #[path = "../../tests/wire/proc.rs"]
 mod proc;
 #[allow(dead_code)]

@@ -13,8 +13,9 @@ use ringd::proto::etcdserverpb as pb;
 use tempfile::TempDir;
 
 use crate::client::Client;
+use crate::ports::free_ports;
 use crate::proxy::{self, Net};
-use crate::server::{Kind, PATIENCE, free_ports};
+use crate::server::{Kind, PATIENCE};
 
 const READY: &str = "ready to serve client requests";
 

@@ -17,6 +17,8 @@ mod faults;
 mod history;
 mod members;
 mod network;
+#[path = "../wire/ports.rs"]
+mod ports;
 mod proxy;
 mod quorum;
 #[allow(dead_code)]

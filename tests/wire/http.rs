@@ -152,7 +152,7 @@ fn metrics_have_the_names_that_others_read() {
 
 #[test]
 fn http_and_grpc_may_have_places_of_their_own() {
-    let [_, http] = crate::server::free_ports();
+    let [_, http] = crate::ports::free_ports();
     for kind in kinds() {
         let urls = format!("--listen-client-http-urls=http://{http}");
         let server = Server::start(kind, &[&urls]);

@@ -20,6 +20,7 @@ mod kill;
 mod large;
 mod library;
 mod metrics;
+mod ports;
 mod proc;
 mod process;
 mod rng;

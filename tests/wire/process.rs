@@ -9,7 +9,8 @@ use tempfile::TempDir;
 
 use crate::block_on;
 use crate::client::Client;
-use crate::server::{Ended, Kind, Server, free_ports, run_to_end};
+use crate::ports::free_ports;
+use crate::server::{Ended, Kind, Server, run_to_end};
 
 /// What it ends with when it cannot serve; 2 is for a command line that it does not understand.
 const EXIT_FATAL: i32 = 1;

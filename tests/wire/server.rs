@@ -6,7 +6,7 @@
 
 use std::fmt;
 use std::io::{BufRead, BufReader, Read};
-use std::net::{Ipv4Addr, SocketAddr, TcpListener};
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::mpsc::{self, RecvTimeoutError};
@@ -16,12 +16,14 @@ use std::time::Duration;
 
 use tempfile::TempDir;
 
+use crate::ports::free_ports;
+
 /// Guards against a hang; a server that is well needs a fraction of it.
 pub const PATIENCE: Duration = Duration::from_secs(60);
 /// Stands in arguments for the address that clients come to.
 pub const CLIENT: &str = "{client}";
 const READY: &str = "ready to serve client requests";
-/// The ports are free when they are chosen, not when they are bound: somebody else may take one in between.
+/// Something that is no test may take a port between its choice and its use.
 const STARTS_MAX: usize = 5;
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -317,10 +319,4 @@ pub fn run_to_end(command: &mut Command) -> Ended {
             Ended { status, log: take_log(&running.log) }
         }
     }
-}
-
-pub fn free_ports() -> [SocketAddr; 2] {
-    let bind = || TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("a free loopback port");
-    let (first, second) = (bind(), bind());
-    [first, second].map(|listener| listener.local_addr().expect("its address"))
 }

@@ -12,7 +12,8 @@ use ringd::tls::{Content, Contents, Material, Pair, Policy, Rules, Version, dial
 use rustls::ClientConfig;
 use tempfile::TempDir;
 
-use crate::server::{Kind, PATIENCE, Server, free_ports, kinds, run_to_end, skip, tool};
+use crate::ports::free_ports;
+use crate::server::{Kind, PATIENCE, Server, kinds, run_to_end, skip, tool};
 
 /// Files of an authority and of those that it vouches for.
 pub struct Pki {
