@@ -713,6 +713,12 @@ impl World {
         self.network.between(least / 2, most / 2 + 1)
     }
 
+    /// Members' connections are made anew: what is sent from now on waits for nothing that was sent before.
+    pub fn reconnect_members(&mut self) {
+        let members = &self.members;
+        self.arrivals.retain(|(_, to), _| !members.contains_key(to));
+    }
+
     fn in_order(&mut self, link: (u64, u64), at_us: u64) -> u64 {
         let last = self.arrivals.entry(link).or_default();
         *last = (*last).max(at_us);
