@@ -18,6 +18,8 @@ pub struct Laws {
     leader_ends: HashMap<u64, (u64, u64, u64)>,
     /// The commit index of each running member when last seen.
     commits: HashMap<u64, u64>,
+    /// In which term an index was committed: that of the leader that did it, which is the first to say so.
+    committed_in: HashMap<u64, u64>,
     pub elections: u64,
 }
 
@@ -46,6 +48,7 @@ impl Laws {
             return Err(format!("member {member}: the commit index fell from {seen} to {commit}"));
         }
         for index in seen + 1..=commit {
+            self.committed_in.entry(index).or_insert(raft.term().0);
             let term = raft.term_at(LogIndex(index)).map(|Term(term)| term);
             // Compacted, or told by a snapshot: others have said it, or will.
             let Some(term) = term else { continue };
@@ -83,17 +86,19 @@ impl Laws {
                 Ok(())
             }
             _ => {
-                // Newly elected: everything committed in earlier terms is in its log.
+                // Newly elected: everything committed in earlier terms is in its log. An entry of an earlier term that
+                // was committed in a later one need not be: the votes may be older than that.
                 for index in raft.start_index().0.max(1)..=truth.committed() {
-                    let Some(committed) = truth.term_of(index).filter(|before| *before < term)
-                    else {
+                    let Some(committed) = truth.term_of(index) else { continue };
+                    if *self.committed_in.get(&index).unwrap_or(&committed) >= term {
                         continue;
-                    };
+                    }
                     let found = raft.term_at(LogIndex(index)).map(|term| term.0);
                     if found != Some(committed) {
                         return Err(format!(
                             "Leader Completeness: {member}, leader of term {term}, has {found:?} at {index}, where \
-                             {committed} is committed"
+                             {committed} was committed in term {:?}",
+                            self.committed_in.get(&index)
                         ));
                     }
                 }
@@ -231,6 +236,14 @@ mod tests {
         truth.commit(2, 1).unwrap();
         let incomplete = laws.after_step(1, &leader(1), &mut truth);
         assert!(incomplete.is_err(), "its log has another entry at 2");
+        // Its votes were given before the entry of the earlier term was committed in a later one.
+        let late = leader(1);
+        let mut laws = Laws::default();
+        laws.committed_in.insert(2, late.term().0);
+        laws.leads(1, &late, &truth).unwrap();
+        let mut laws = Laws::default();
+        laws.committed_in.insert(2, late.term().0 - 1);
+        assert!(laws.leads(1, &late, &truth).is_err());
     }
 
     #[test]
