@@ -83,6 +83,17 @@ impl KeyBuf {
         &self.bytes[..self.prefix_len]
     }
 
+    /// Takes over a whole key of the tree, which is in two pieces.
+    pub fn set_full(&mut self, (first, second): (&[u8], &[u8])) {
+        self.set_prefix(first);
+        self.bytes.extend_from_slice(second);
+    }
+
+    /// The prefix, and the revision that was added last.
+    pub fn full(&self) -> &[u8] {
+        &self.bytes
+    }
+
     /// The version of the key that `revision` made.
     pub fn version(&mut self, revision: Revision) -> &[u8] {
         self.bytes.truncate(self.prefix_len);

@@ -9,7 +9,7 @@ use super::keys::{Interval, KEY, KeyBuf, LEASE_KEYS, REV, key_of_lease, lease_ke
 use super::pages::PageCounts;
 use super::record::{KeyMeta, Record};
 use super::revision::Revision;
-use crate::store::{Cursor, View};
+use crate::store::{Cursor, Opening, View};
 
 /// How many versions of a key a walk steps over one by one before it searches for the end of
 /// them: a step is far cheaper than a search, and most keys have few versions.
@@ -128,6 +128,29 @@ fn version_under(
     Ok(Some(Version { revision: entry.revision, meta: entry.meta }))
 }
 
+/// The newest version of `key`, of which the next one is to be put into `opening`.
+pub(super) fn version_behind(
+    opening: &Opening<'_, '_>,
+    key: &KeyBuf,
+) -> Result<Option<Version>, MvccError> {
+    let mut found = KeyBuf::empty();
+    found.set_full(opening.next_key());
+    if !found.full().starts_with(key.prefix()) {
+        return Ok(None);
+    }
+    let (_, revision) = split(found.full()).ok_or_else(malformed_key)?;
+    let meta = KeyMeta::decode(opening.next_value()?).ok_or_else(malformed_entry)?;
+    Ok(Some(Version { revision, meta }))
+}
+
+fn malformed_key() -> MvccError {
+    MvccError::damaged("a key of the key tree is malformed")
+}
+
+fn malformed_entry() -> MvccError {
+    MvccError::damaged("an entry of the key tree is malformed")
+}
+
 /// A version of a key where a walk stands.
 pub(super) struct Entry<'c> {
     /// The escaped and terminated user key.
@@ -138,13 +161,12 @@ pub(super) struct Entry<'c> {
 
 pub(super) fn entry<'c>(cursor: &'c Cursor<'_>) -> Result<Entry<'c>, MvccError> {
     let (prefix, revision) = split_key(cursor)?;
-    let meta = KeyMeta::decode(cursor.value()?)
-        .ok_or_else(|| MvccError::damaged("an entry of the key tree is malformed"))?;
+    let meta = KeyMeta::decode(cursor.value()?).ok_or_else(malformed_entry)?;
     Ok(Entry { prefix, revision, meta })
 }
 
 fn split_key<'c>(cursor: &'c Cursor<'_>) -> Result<(&'c [u8], Revision), MvccError> {
-    split(cursor.key()).ok_or_else(|| MvccError::damaged("a key of the key tree is malformed"))
+    split(cursor.key()).ok_or_else(malformed_key)
 }
 
 /// A walk over the keys that exist in an interval, in ascending order, each at its visible version.

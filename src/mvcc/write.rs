@@ -11,7 +11,7 @@
 use super::Mvcc;
 use super::error::MvccError;
 use super::keys::{Interval, KEY, KeyBuf, LEASE_KEYS, REV, key_of_lease, lease_key, unescape};
-use super::reader::{Reader, Version, entry};
+use super::reader::{Reader, Version, entry, version_behind};
 use super::record::{KeyMeta, KeyValue, NewRecord, put_stored, value_of};
 use super::revision::Revision;
 use super::wire::put_int;
@@ -86,58 +86,53 @@ impl<'m> WriteTxn<'m> {
     ) -> Result<(), MvccError> {
         self.mvcc.counts.puts += 1;
         self.mvcc.counts.put_bytes += (request.key.len() + request.value.len()) as u64;
+        let revision = self.next_revision();
         let mut key = KeyBuf::of(&request.key);
-        let reader = self.reader();
-        let newest = reader.newest(&key)?;
-        let live = newest.filter(|version| !version.meta.tombstone);
-        let kept_value = match live {
-            Some(live) if request.ignore_value || (request.prev_kv && out.is_some()) => {
-                let stored = reader.stored(live.revision)?;
-                if let Some(out) = out.filter(|_| request.prev_kv) {
-                    put_stored(out, PUT_PREV_KV, stored);
-                }
-                let malformed = || MvccError::damaged("a stored message is malformed");
-                if request.ignore_value {
-                    value_of(stored).ok_or_else(malformed)?.to_vec()
-                } else {
-                    Vec::new()
-                }
-            }
-            _ => Vec::new(),
+        key.version(revision);
+        let wants_former = request.ignore_value || (request.prev_kv && out.is_some());
+        let opening = match wants_former {
+            true => None,
+            false => self.store.opening(KEY, key.full())?,
         };
+        let (newest, kept_value, opening) = match opening {
+            Some(opening) => (version_behind(&opening, &key)?, Vec::new(), Some(opening)),
+            None => {
+                let reader = self.reader();
+                let newest = reader.newest(&key)?;
+                let kept_value = match live(newest) {
+                    Some(live) if wants_former => former_value(&reader, request, live, out)?,
+                    _ => Vec::new(),
+                };
+                (newest, kept_value, None)
+            }
+        };
+        let live = live(newest);
         let value = if request.ignore_value { &kept_value[..] } else { &request.value[..] };
         let lease = match live {
             Some(live) if request.ignore_lease => live.meta.lease,
             _ => request.lease,
         };
-        self.write_put(&request.key, &mut key, newest, value, lease)
-    }
-
-    fn write_put(
-        &mut self,
-        user_key: &[u8],
-        key: &mut KeyBuf,
-        newest: Option<Version>,
-        value: &[u8],
-        lease: i64,
-    ) -> Result<(), MvccError> {
-        let revision = self.next_revision();
-        let live = newest.filter(|version| !version.meta.tombstone);
         let (create, version) = match live {
             Some(live) => (live.meta.create, live.meta.version + 1),
             None => (revision.main, 1),
         };
         let meta =
             KeyMeta { tombstone: false, create, version, lease, value_len: value.len() as u64 };
+        match opening {
+            Some(opening) => {
+                opening.put(meta.encode(&mut KeyMeta::buffer()), true, live.is_some());
+            }
+            None => self.write_version(&mut key, live, revision, meta)?,
+        }
         let modified = revision.main;
-        let kv = KeyValue { key: user_key, create, modified, version, value, lease };
-        self.write(key, newest, revision, meta, kv)?;
+        let kv = KeyValue { key: &request.key, create, modified, version, value, lease };
+        self.write_record(newest, revision, kv)?;
 
         let old_lease = live.map_or(0, |live| live.meta.lease);
         if old_lease != lease {
-            self.detach(old_lease, user_key)?;
+            self.detach(old_lease, &request.key)?;
             if lease != 0 {
-                self.store.put(LEASE_KEYS, &lease_key(lease, user_key), &[], false)?;
+                self.store.put(LEASE_KEYS, &lease_key(lease, &request.key), &[], false)?;
             }
         }
         Ok(())
@@ -217,23 +212,23 @@ impl<'m> WriteTxn<'m> {
         live: Version,
     ) -> Result<(), MvccError> {
         let revision = self.next_revision();
+        self.write_version(key, Some(live), revision, KeyMeta::TOMBSTONE)?;
         let kv = KeyValue { key: user_key, ..KeyValue::default() };
-        self.write(key, Some(live), revision, KeyMeta::TOMBSTONE, kv)?;
+        self.write_record(Some(live), revision, kv)?;
         self.detach(live.meta.lease, user_key)
     }
 
-    /// The entries of one change.
-    fn write(
+    /// A change's entry of KEY. `live`: the version from which the weight moves on.
+    fn write_version(
         &mut self,
         key: &mut KeyBuf,
-        newest: Option<Version>,
+        live: Option<Version>,
         revision: Revision,
         meta: KeyMeta,
-        kv: KeyValue<'_>,
     ) -> Result<(), MvccError> {
         let mut buffer = KeyMeta::buffer();
         let (value, weight) = (meta.encode(&mut buffer), !meta.tombstone);
-        match newest.filter(|version| !version.meta.tombstone) {
+        match live {
             None => self.store.put(KEY, key.version(revision), value, weight)?,
             Some(live) => {
                 let mut former = KeyBuf::empty();
@@ -244,7 +239,17 @@ impl<'m> WriteTxn<'m> {
                 }
             }
         }
-        let record = NewRecord { prev: newest.map(|version| version.revision), kv };
+        Ok(())
+    }
+
+    /// A change's entry of REV.
+    fn write_record(
+        &mut self,
+        former: Option<Version>,
+        revision: Revision,
+        kv: KeyValue<'_>,
+    ) -> Result<(), MvccError> {
+        let record = NewRecord { prev: former.map(|version| version.revision), kv };
         let len = record.encoded_len();
         self.store.put_with(REV, &revision.to_bytes(), len, false, |slice| record.encode(slice))?;
         Ok(())
@@ -256,6 +261,29 @@ impl<'m> WriteTxn<'m> {
         }
         Ok(())
     }
+}
+
+/// The newest version of a key, if the key exists.
+fn live(newest: Option<Version>) -> Option<Version> {
+    newest.filter(|version| !version.meta.tombstone)
+}
+
+/// Appends what a put's answer says of the value before, and returns that value if it is to be kept.
+fn former_value(
+    reader: &Reader<'_>,
+    request: &PutRequest,
+    live: Version,
+    out: Option<&mut Vec<u8>>,
+) -> Result<Vec<u8>, MvccError> {
+    let stored = reader.stored(live.revision)?;
+    if let Some(out) = out.filter(|_| request.prev_kv) {
+        put_stored(out, PUT_PREV_KV, stored);
+    }
+    if !request.ignore_value {
+        return Ok(Vec::new());
+    }
+    let value = value_of(stored).ok_or_else(|| MvccError::damaged("a stored message is malformed"));
+    value.map(<[u8]>::to_vec)
 }
 
 impl Mvcc {

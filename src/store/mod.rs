@@ -59,7 +59,7 @@ pub use open::{MetaSlot, OpenError, Options, initial_image};
 pub use page::{Corruption, PageId, Tree, TxnId};
 pub use scrub::ScrubProgress;
 pub use snapshot::Snapshot;
-pub use transaction::{PackPosition, PackProgress};
+pub use transaction::{Opening, PackPosition, PackProgress};
 pub use view::View;
 
 use checkpoint::Checkpoints;

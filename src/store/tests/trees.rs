@@ -16,6 +16,7 @@ fn random_steps(seed: u64, steps: u32, keys: u64) {
     let (disk, mut store) = new_store();
     let mut models: [Model; 2] = Default::default();
     let mut deletes_in_ten = 3;
+    let mut openings = 0;
     for step in 0..steps {
         if random.one_in(500) {
             deletes_in_ten = random.below(9);
@@ -41,6 +42,22 @@ fn random_steps(seed: u64, steps: u32, keys: u64) {
             let found = store.put_before(tree, &key, &value, weight, &former).unwrap();
             assert_eq!(found, there);
             model.insert(key.into(), (value.into(), weight));
+        } else if random.one_in(3) {
+            let value = random_value(&mut random);
+            let behind = model.range_mut::<[u8], _>((Excluded(&key[..]), Unbounded)).next();
+            let Some(opening) = store.opening(tree, &key).unwrap() else { continue };
+            openings += 1;
+            let (first, second) = opening.next_key();
+            let next = ([first, second].concat(), opening.next_value().unwrap());
+            let takes_weight = behind.is_some() && random.one_in(2);
+            if let Some((behind, entry)) = behind {
+                assert_eq!(next, (behind.to_vec(), &entry.0[..]));
+                entry.1 &= !takes_weight;
+            } else {
+                assert_eq!(next, (Vec::new(), &[][..]));
+            }
+            opening.put(&value, weight, takes_weight);
+            assert!(model.insert(key.into(), (value.into(), weight)).is_none());
         } else {
             let value = random_value(&mut random);
             store.put(tree, &key, &value, weight).unwrap();
@@ -63,6 +80,7 @@ fn random_steps(seed: u64, steps: u32, keys: u64) {
             }
         }
     }
+    assert!(openings > steps / 50, "{openings} keys had an opening");
     for (index, model) in models.iter().enumerate() {
         for key in model.keys() {
             assert!(store.delete(Tree(index as u8), key).unwrap());

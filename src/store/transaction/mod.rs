@@ -7,11 +7,13 @@
 
 mod delete;
 mod long;
+mod opening;
 mod pack;
 mod relocate;
 mod split;
 mod write;
 
+pub use opening::Opening;
 pub use pack::{PackPosition, PackProgress};
 
 use super::Store;

@@ -65,27 +65,16 @@ impl Store {
         weight: bool,
         former: &[u8],
     ) -> Result<bool, Corruption> {
-        if is_long(key) || is_long(former) {
-            let was_there = self.set_weight(tree, former, false)?;
-            self.put(tree, key, value, weight)?;
-            return Ok(was_there);
+        if !is_long(former)
+            && let Some(opening) = self.opening(tree, key)?
+            && opening.is_before(former)
+        {
+            opening.put(value, weight, true);
+            return Ok(true);
         }
-        let path = self.path_for_put(tree, key, value.len())?;
-        let leaf = self.dirty(path.leaf);
-        let (index, found) = leaf.search(key);
-        let is_next = !found && index < leaf.count() && leaf.key(index).is(former);
-        if !is_next {
-            let was_there = self.set_weight(tree, former, false)?;
-            self.put(tree, key, value, weight)?;
-            return Ok(was_there);
-        }
-        let slot = leaf.slot(index);
-        let weight_gone = i64::from(slot.has_weight());
-        self.dirty_mut(path.leaf).set_flags(index, slot.flags() & !FLAG_WEIGHT);
-        let spot = Spot { path: &path, stored: key, index, found, weight_gone };
-        let fill = |place: &mut [u8]| place.copy_from_slice(value);
-        self.put_at(tree, spot, key, value.len(), weight, fill);
-        Ok(true)
+        let was_there = self.set_weight(tree, former, false)?;
+        self.put(tree, key, value, weight)?;
+        Ok(was_there)
     }
 
     /// The path to the leaf that a key goes to, all of it writable.
@@ -107,7 +96,7 @@ impl Store {
         self.path_for_write(tree, key)
     }
 
-    fn put_at(
+    pub(super) fn put_at(
         &mut self,
         tree: Tree,
         spot: Spot<'_>,
@@ -240,15 +229,15 @@ impl Store {
 
 /// Where in its leaf an entry goes.
 #[derive(Clone, Copy)]
-struct Spot<'p> {
-    path: &'p Path,
+pub(super) struct Spot<'p> {
+    pub path: &'p Path,
     /// The key as nodes have it.
-    stored: &'p [u8],
-    index: usize,
+    pub stored: &'p [u8],
+    pub index: usize,
     /// An entry of this key is there, which it replaces.
-    found: bool,
+    pub found: bool,
     /// What the leaf has lost in weight that its parents do not know of yet.
-    weight_gone: i64,
+    pub weight_gone: i64,
 }
 
 /// Whether a value lies in the leaf: a quarter of a page at most, and not more than half of one
