@@ -538,6 +538,11 @@ impl Server {
         self.core.node.scrub(now_ms);
     }
 
+    /// Memory for the store's dirty pages, made ready by another thread.
+    pub fn give_store_memory(&mut self, memory: store::FrameMemory) {
+        self.core.node.applier.store.give_memory(memory);
+    }
+
     pub fn store_no_space(&mut self, op: store::OpId, now_ms: u64) {
         self.core.node.store_no_space(op, now_ms);
     }

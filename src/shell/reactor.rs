@@ -34,7 +34,7 @@ use super::tls::Tls;
 use super::{fatal, files, sigbus, uring, warm};
 use crate::node::{SnapshotOp, StopReason};
 use crate::rpc::{ConnId, ListenerKind, Server, Timing};
-use crate::store;
+use crate::store::{self, FrameMemory};
 use crate::tls::Session;
 use bytes::Bytes;
 use glommio::net::TcpStream;
@@ -70,6 +70,8 @@ pub struct Core {
     /// Peers that have said their last word and may still wait for ours.
     half_closed: RefCell<Vec<Rc<Connection>>>,
     stopping: Cell<bool>,
+    /// A thread makes memory ready for the store.
+    preparing: Cell<bool>,
 }
 
 impl Core {
@@ -102,6 +104,7 @@ impl Core {
             paused: RefCell::default(),
             half_closed: RefCell::default(),
             stopping: Cell::new(false),
+            preparing: Cell::new(false),
         })
     }
 
@@ -208,6 +211,7 @@ impl Core {
         let writes_log = self.start_log_operations();
         self.peers.turn(self);
         self.start_store_operations();
+        self.prepare_store_memory();
         self.start_snapshot_operations();
         self.start_password_operations();
         let mut dirty = self.dirty.take();
@@ -401,6 +405,24 @@ impl Core {
             };
             glommio::spawn_local(look).detach();
         }
+    }
+
+    /// The kernel takes its time to hand out memory in large pieces.
+    fn prepare_store_memory(self: &Rc<Self>) {
+        let wanted = self.server.borrow().node().applier.store.wants_memory();
+        if !wanted || self.preparing.replace(true) {
+            return;
+        }
+        let core = self.clone();
+        let prepare = async move {
+            // What cannot be made ready is asked of the kernel when it is needed.
+            let memory = blocking(|| Ok(FrameMemory::prepare())).await;
+            if let Ok(Some(memory)) = memory {
+                core.server.borrow_mut().give_store_memory(memory);
+            }
+            core.preparing.set(false);
+        };
+        glommio::spawn_local(prepare).detach();
     }
 
     async fn write_store(&self, writes: Vec<(store::OpId, (u64, Vec<u8>))>) {

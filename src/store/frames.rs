@@ -3,13 +3,14 @@
 //! Single pages lie in chunks, and a frame's number is its place, so that a page is found from its
 //! number with one memory access beside the table's. Runs lie where the allocator puts them.
 //!
-//! Huge pages for the chunks were tried: random puts and gets became 12 % faster, and each new chunk
-//! cost up to 3 ms in the kernel, which the one thread cannot spare.
+//! A chunk is best a huge page: a put, which looks at pages all over the trees, takes a quarter less time.
+//! But a new one costs up to 5 ms in the kernel, which the one thread cannot spare. So chunks are made by
+//! another thread before they are needed ([`FrameMemory`]); where none is ready, one of small pages will do.
 
 use super::bits::PageSet;
-use super::limits::{PAGE_SIZE, SPARE_FRAMES_MAX};
+use super::limits::{FRAME_MEMORY_FROM, FRAME_MEMORY_READY_MAX, PAGE_SIZE, SPARE_FRAMES_MAX};
 use super::page::{Page, PageId, TxnId};
-use memmap2::MmapMut;
+use memmap2::{Advice, MmapMut};
 
 /// Number of a frame: a place in the chunks, or [`RUN`] and the number of a run.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -51,9 +52,26 @@ struct Chunk {
     in_use: usize,
 }
 
+/// Memory for dirty pages, made ready before it is needed.
+pub struct FrameMemory(MmapMut);
+
+impl FrameMemory {
+    /// Takes the kernel some milliseconds: it is for another thread than the store's. `None` without memory.
+    pub fn prepare() -> Option<FrameMemory> {
+        let memory = MmapMut::map_anon(CHUNK_PAGES * PAGE_SIZE).ok()?;
+        // Kernels that cannot do the one or the other make small pages, or make them later.
+        let _ = memory.advise(Advice::HugePage);
+        let _ = memory.advise(Advice::PopulateWrite);
+        Some(FrameMemory(memory))
+    }
+}
+
 impl Chunk {
-    fn new() -> Chunk {
-        let memory = MmapMut::map_anon(CHUNK_PAGES * PAGE_SIZE).expect("memory for dirty pages");
+    fn new(ready: Option<FrameMemory>) -> Chunk {
+        let memory = match ready {
+            Some(FrameMemory(memory)) => memory,
+            None => MmapMut::map_anon(CHUNK_PAGES * PAGE_SIZE).expect("memory for dirty pages"),
+        };
         Chunk { memory, in_use: 0 }
     }
 
@@ -76,6 +94,8 @@ impl Chunk {
 #[derive(Default)]
 pub struct Frames {
     chunks: Vec<Chunk>,
+    /// For the next chunks.
+    ready: Vec<FrameMemory>,
     vacant: PageSet,
     /// By place in the chunks; arbitrary where vacant.
     singles: Vec<Frame>,
@@ -88,6 +108,19 @@ impl Frames {
     /// Pages in all frames.
     pub fn pages(&self) -> usize {
         self.pages
+    }
+
+    /// Whether another thread should make memory ready.
+    pub fn wants_memory(&self) -> bool {
+        self.chunks.len() >= FRAME_MEMORY_FROM
+            && self.ready.len() < FRAME_MEMORY_READY_MAX
+            && self.vacant.len() < FRAME_MEMORY_READY_MAX * CHUNK_PAGES
+    }
+
+    pub fn give_memory(&mut self, memory: FrameMemory) {
+        if self.ready.len() < FRAME_MEMORY_READY_MAX {
+            self.ready.push(memory);
+        }
     }
 
     fn run(&self, id: FrameId) -> &Run {
@@ -135,7 +168,7 @@ impl Frames {
             Some(place) => place,
             None => {
                 let place = (self.chunks.len() * CHUNK_PAGES) as u32;
-                self.chunks.push(Chunk::new());
+                self.chunks.push(Chunk::new(self.ready.pop()));
                 for vacant in place..place + CHUNK_PAGES as u32 {
                     self.vacant.insert(vacant);
                     self.singles.push(Frame::new(PageId::NONE, 1, TxnId(0)));
@@ -189,6 +222,7 @@ impl Frames {
             && self.vacant.len() >= SPARE_FRAMES_MAX + CHUNK_PAGES
         {
             self.chunks.pop();
+            self.ready.clear();
             let end = self.chunks.len() * CHUNK_PAGES;
             self.singles.truncate(end);
             for place in end..end + CHUNK_PAGES {
@@ -212,8 +246,13 @@ mod tests {
     #[test]
     fn frames_come_and_go_and_memory_is_given_back() {
         let mut frames = Frames::default();
+        let mut given = 0;
         let ids: Vec<FrameId> = (0..20_000)
             .map(|number| {
+                while frames.wants_memory() {
+                    frames.give_memory(FrameMemory::prepare().unwrap());
+                    given += 1;
+                }
                 let id = frames.add(PageId(number + 2), TxnId(u64::from(number)));
                 frames.page_mut(id).0[17] = number as u8;
                 id
@@ -221,6 +260,8 @@ mod tests {
             .collect();
         let run = frames.add_run(PageId(90_000), TxnId(5), vec![Page::ZERO; 3].into_boxed_slice());
         assert_eq!((frames.pages(), frames.all_pages(run).len()), (20_003, 3));
+        let chunks = 20_000_usize.div_ceil(CHUNK_PAGES);
+        assert_eq!(given, chunks - FRAME_MEMORY_FROM + FRAME_MEMORY_READY_MAX);
         for (number, id) in ids.iter().enumerate() {
             assert_eq!(frames.page(*id).0[17], number as u8);
             assert_eq!(frames.get(*id).first, PageId(number as u32 + 2));
@@ -233,6 +274,7 @@ mod tests {
         assert_eq!(frames.remove(run).pages, 3);
         assert_eq!(frames.pages(), 0);
         assert!(frames.chunks.len() * CHUNK_PAGES <= SPARE_FRAMES_MAX + CHUNK_PAGES);
+        assert!(frames.ready.is_empty() && !frames.wants_memory());
         let again = frames.add(PageId(7), TxnId(1));
         assert_eq!(frames.get(again).first, PageId(7));
     }

@@ -71,5 +71,11 @@ pub const HOLES_SHARE: u32 = 64;
 /// Frames kept for the next dirty pages: 16 MiB. Fresh memory costs page faults.
 pub const SPARE_FRAMES_MAX: usize = 2048;
 
+/// Memory for frames that another thread has made ready and that is not in use yet, in pieces of 2 MiB. Puts at
+/// full speed need one in 20 ms, and making one ready takes 5 ms at most.
+pub const FRAME_MEMORY_READY_MAX: usize = 2;
+/// From so many pieces in use on it is worth asking another thread: 8 MiB of dirty pages.
+pub const FRAME_MEMORY_FROM: usize = 4;
+
 /// Single page buffers kept for copies that live for one operation.
 pub const SPARE_BUFFERS_MAX: usize = 16;

@@ -52,6 +52,7 @@ pub use check::CheckReport;
 pub use checkpoint::{CheckpointProgress, Op, OpId};
 pub use cursor::Cursor;
 pub use defrag::{DefragProgress, DefragState};
+pub use frames::FrameMemory;
 pub use limits::{KEY_BYTES_MAX, PAGE_SIZE, TREES, VALUE_BYTES_MAX};
 pub use map::{Map, Memory, Warmer};
 pub use memory::MemoryDisk;
@@ -179,6 +180,16 @@ impl Store {
     /// What brings parts of the file into memory, for other threads.
     pub fn warmer(&self) -> Warmer {
         self.pages.warmer()
+    }
+
+    /// Whether another thread should make memory for dirty pages ready ([`FrameMemory::prepare`]).
+    pub fn wants_memory(&self) -> bool {
+        self.pages.wants_memory()
+    }
+
+    /// Takes memory that was made ready.
+    pub fn give_memory(&mut self, memory: FrameMemory) {
+        self.pages.give_memory(memory);
     }
 
     /// Bytes of the keys and values of all trees.

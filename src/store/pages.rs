@@ -6,7 +6,7 @@
 //! frame.
 
 use super::bits::PageSet;
-use super::frames::{Frame, FrameId, Frames};
+use super::frames::{Frame, FrameId, FrameMemory, Frames};
 use super::limits::{PAGE_SIZE, SPARE_BUFFERS_MAX};
 use super::map::{Map, Warmer};
 use super::node::{self, Node};
@@ -106,6 +106,14 @@ impl Pages {
     /// Pages held on the heap.
     pub fn heap_pages(&self) -> usize {
         self.frames.pages()
+    }
+
+    pub fn wants_memory(&self) -> bool {
+        self.frames.wants_memory()
+    }
+
+    pub fn give_memory(&mut self, memory: FrameMemory) {
+        self.frames.give_memory(memory);
     }
 
     /// After the file has grown, or before it is cut.
