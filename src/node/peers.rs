@@ -154,10 +154,11 @@ impl Node {
         if is_connected { Late::Unknown } else { Late::ConnectionLost }
     }
 
-    /// Forgets when members were heard that are none any more.
+    /// Forgets what is remembered of members that are none any more.
     pub(super) fn forget_strangers(&mut self) {
         let configuration = self.raft.configuration();
         self.heard.retain(|heard| configuration.contains(heard.id));
+        self.taken.forget_strangers(|id| configuration.contains(id));
     }
 
     /// Whether a member is heard from; this one always is.

@@ -107,12 +107,11 @@ pub(super) struct Forwarded {
     pub entry: Bytes,
 }
 
-/// The proposals that this leader saw in its term, by the member that sent them. The network may
-/// double a message: what was appended is never taken again, and what was refused only if its sender
-/// tries again. What is too old to be remembered counts as doubled.
+/// The proposals that this member saw while it led, in any term, by the member that sent them. The
+/// network may double a message: what was appended is never taken again, and what was refused only
+/// if its sender tries again. What is too old to be remembered counts as doubled.
 #[derive(Default)]
 pub(super) struct Taken {
-    term: Term,
     by: BTreeMap<NodeId, Seen>,
 }
 
@@ -125,15 +124,19 @@ struct Seen {
 }
 
 impl Taken {
+    /// Whether an answer to the attempt was given, or will come of itself.
+    fn is_known(&self, from: NodeId, id: u64, attempt: u64) -> bool {
+        self.by.get(&from).is_some_and(|seen| {
+            id <= seen.floor || seen.attempts.get(&id).is_some_and(|last| *last >= attempt)
+        })
+    }
+
     /// Whether the proposal may be appended.
-    fn take(&mut self, term: Term, from: NodeId, id: u64, attempt: u64) -> bool {
-        if self.term != term {
-            *self = Taken { term, by: BTreeMap::new() };
-        }
-        let seen = self.by.entry(from).or_default();
-        if id <= seen.floor || seen.attempts.get(&id).is_some_and(|last| *last >= attempt) {
+    fn take(&mut self, from: NodeId, id: u64, attempt: u64) -> bool {
+        if self.is_known(from, id, attempt) {
             return false;
         }
+        let seen = self.by.entry(from).or_default();
         seen.attempts.insert(id, u64::MAX);
         while seen.attempts.len() > TAKEN_IDS_MAX
             && let Some((oldest, _)) = seen.attempts.pop_first()
@@ -148,6 +151,10 @@ impl Taken {
         if let Some(last) = self.by.get_mut(&from).and_then(|seen| seen.attempts.get_mut(&id)) {
             *last = attempt;
         }
+    }
+
+    pub(super) fn forget_strangers(&mut self, is_member: impl Fn(NodeId) -> bool) {
+        self.by.retain(|id, _| is_member(*id));
     }
 }
 
@@ -262,8 +269,12 @@ impl Node {
             EntryKind::ConfChange => true,
         };
         let result = if !self.raft.is_leader() || self.raft.term() != term {
+            // The double of one that was taken says nothing of that one: it may be in a log.
+            if self.taken.is_known(from, id, attempt) {
+                return;
+            }
             Err(Refusal::NotLeader)
-        } else if !self.taken.take(term, from, id, attempt) {
+        } else if !self.taken.take(from, id, attempt) {
             return;
         } else {
             let result = if !is_sound {
@@ -344,19 +355,20 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_leader_takes_a_proposal_once_in_its_term_and_a_refused_one_when_it_is_made_again() {
+    fn a_leader_takes_a_proposal_once_and_a_refused_one_when_it_is_made_again() {
         let mut taken = Taken::default();
-        let (term, from) = (Term(3), NodeId(1));
-        assert!(taken.take(term, from, 7, 1) && !taken.take(term, from, 7, 1));
-        assert!(taken.take(term, from, 8, 1));
+        let from = NodeId(1);
+        assert!(taken.take(from, 7, 1) && !taken.take(from, 7, 1));
+        assert!(taken.take(from, 8, 1));
         taken.refuse(from, 8, 1);
-        assert!(!taken.take(term, from, 8, 1), "a late double of the refused attempt");
-        assert!(taken.take(term, from, 8, 2) && !taken.take(term, from, 8, 3));
-        assert!(taken.take(term, NodeId(2), 7, 1), "another member's");
-        assert!(taken.take(Term(4), from, 7, 1), "another term");
+        assert!(!taken.take(from, 8, 1), "a late double of the refused attempt");
+        assert!(taken.take(from, 8, 2) && !taken.take(from, 8, 3));
+        assert!(taken.take(NodeId(2), 7, 1), "another member's");
         for id in 100..100 + TAKEN_IDS_MAX as u64 {
-            assert!(taken.take(Term(4), from, id, 1));
+            assert!(taken.take(from, id, 1));
         }
-        assert!(!taken.take(Term(4), from, 7, 2), "too old to be remembered");
+        assert!(!taken.take(from, 7, 2), "too old to be remembered");
+        taken.forget_strangers(|id| id == NodeId(2));
+        assert!(!taken.is_known(from, 7, 1) && taken.is_known(NodeId(2), 7, 1));
     }
 }

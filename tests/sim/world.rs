@@ -35,7 +35,8 @@ pub enum Event {
     LogDone(u64, wal::OpId),
     StoreDone(u64, store::OpId),
     SnapshotDone(u64, SnapshotOp),
-    Deliver(u64, PeerMessage),
+    /// From whom, and to which start of the receiver's process.
+    Deliver(u64, u64, PeerMessage),
     Ask(Conn, Ask),
     Arrived(Conn),
     Start,
@@ -212,7 +213,7 @@ impl World {
                 self.disk_done(whose, incarnation, DiskOp::Store(op));
             }
             Event::SnapshotDone(incarnation, op) => self.snapshot_done(whose, incarnation, op),
-            Event::Deliver(from, message) => self.deliver(whose, from, message),
+            Event::Deliver(from, start, message) => self.deliver(whose, from, start, message),
             Event::Ask(conn, ask) => self.be_asked(whose, conn, ask),
             Event::Arrived(conn) => self.input(whose, Input::Arrived(conn)),
             Event::Start => self.start(whose),
@@ -654,7 +655,9 @@ impl World {
     }
 
     fn send(&mut self, from: u64, to: u64, message: PeerMessage) {
-        if self.cut.contains(&(from, to)) || !self.members.contains_key(&to) {
+        let Some(receiver) = self.members.get(&to) else { return };
+        let incarnation = receiver.incarnation;
+        if self.cut.contains(&(from, to)) {
             return;
         }
         let Odds { loss, repeat, keeps_order, delay_us: (least, most), late, .. } = self.odds;
@@ -684,12 +687,19 @@ impl World {
                 *self.counts.entry("messages out of order").or_default() += 1;
             }
             *last = (*last).max(at_us);
-            self.plan(at_us, to, Event::Deliver(from, message.clone()));
+            self.plan(at_us, to, Event::Deliver(from, incarnation, message.clone()));
         }
     }
 
-    fn deliver(&mut self, to: u64, from: u64, message: PeerMessage) {
+    fn deliver(&mut self, to: u64, from: u64, start: u64, message: PeerMessage) {
         if self.cut.contains(&(from, to)) {
+            return;
+        }
+        // Raft bears what is sent to a former start of the process. A proposal is one of a connection, which ended
+        // with that: a process does not remember what a former one has taken.
+        let is_late = self.members.get(&to).is_some_and(|member| member.incarnation != start);
+        if is_late && matches!(message, PeerMessage::Propose { .. }) {
+            self.count("proposals lost with their connection");
             return;
         }
         self.count("messages delivered");

@@ -233,6 +233,29 @@ fn without_a_leader_a_put_waits_for_the_next_one() {
 }
 
 #[test]
+fn a_doubled_proposal_is_not_refused_by_a_leader_of_before_that_took_it() {
+    let mut net = Net::of(3);
+    let leader = net.leader();
+    let follower = net.follower();
+    net.put(follower, "a", "1");
+    // It is taken, its copy is still on its way, and no answer gets back.
+    net.cut.extend([(leader, 1), (leader, 2), (leader, 3)]);
+    net.bed(follower).turn();
+    let sent = &net.bed(follower).output.messages;
+    let proposals = sent.iter().find(|(_, m)| matches!(m, PeerMessage::Propose { .. }));
+    let (to, copy) = proposals.cloned().expect("a proposal on its way");
+    assert_eq!(to.0, leader);
+    net.step();
+    net.until("it has stepped down", |net| !net.node(leader).raft().is_leader());
+    let now_ms = net.now_ms;
+    net.node(leader).receive(NodeId(follower), copy, now_ms);
+    net.bed(leader).turn();
+    let messages = &net.bed(leader).output.messages;
+    let refused = messages.iter().any(|(_, m)| matches!(m, PeerMessage::Refused { .. }));
+    assert!(!refused, "it may be in the log of the one who refuses it");
+}
+
+#[test]
 fn a_proposal_that_was_lost_with_its_leader_does_not_stay_for_ever() {
     let mut net = Net::of(3);
     let leader = net.leader();
