@@ -1,13 +1,17 @@
 //! Turns the schemas of `src/proto` into Rust types and into tables of messages, enums and methods (`schema.rs`,
-//! for the JSON gateway), and keeps the compiled schemas themselves (`ringd.fds`, a `FileDescriptorSet`), so that
+//! for the JSON gateway), and keeps the compiled schemas themselves, file by file (`files.rs`, for reflection), so that
 //! nothing but Rust is needed to build.
 
 use std::collections::BTreeMap;
 use std::fmt::Write;
 use std::{env, error::Error, fs, path::PathBuf};
 
+use prost::Message;
 use prost_types::field_descriptor_proto::{Label, Type};
-use prost_types::{DescriptorProto, EnumDescriptorProto, FieldDescriptorProto, FileDescriptorSet};
+use prost_types::{
+    DescriptorProto, EnumDescriptorProto, FieldDescriptorProto, FileDescriptorProto,
+    FileDescriptorSet,
+};
 
 const ROOT: &str = "src/proto";
 
@@ -23,7 +27,9 @@ const SCHEMAS: &[&str] = &[
     "etcdserverpb/maintenance.proto",
     "etcdserverpb/raft_internal.proto",
     "etcdserverpb/watch.proto",
-    "health.proto",
+    "grpc/health/v1/health.proto",
+    "grpc/reflection/v1/reflection.proto",
+    "grpc/reflection/v1alpha/reflection.proto",
     "leasepb.proto",
     "membershippb.proto",
     "mvccpb.proto",
@@ -43,7 +49,8 @@ fn main() -> Result<(), Box<dyn Error>> {
     let mut compiler = protox::Compiler::new([ROOT])?;
     compiler.include_imports(true).open_files(SCHEMAS)?;
     let out = PathBuf::from(env::var_os("OUT_DIR").ok_or("OUT_DIR is not set")?);
-    fs::write(out.join("ringd.fds"), compiler.encode_file_descriptor_set())?;
+    let encoded = EncodedFiles::decode(&compiler.encode_file_descriptor_set()[..])?;
+    fs::write(out.join("files.rs"), files(&encoded)?)?;
 
     let mut for_rust = compiler.file_descriptor_set();
     fs::write(out.join("schema.rs"), Schema::of(&for_rust).tables()?)?;
@@ -59,6 +66,73 @@ fn main() -> Result<(), Box<dyn Error>> {
     }
     prost_build::Config::new().bytes(["."]).compile_fds(for_rust)?;
     Ok(())
+}
+
+/// A `FileDescriptorSet` whose files stay as they are: decoded and encoded again they would lose what this program
+/// does not know of them.
+#[derive(Clone, PartialEq, prost::Message)]
+struct EncodedFiles {
+    #[prost(bytes = "vec", repeated, tag = "1")]
+    file: Vec<Vec<u8>>,
+}
+
+/// The source of the table that `src/proto/files.rs` includes.
+fn files(encoded: &EncodedFiles) -> Result<String, Box<dyn Error>> {
+    let mut out = String::from("pub static FILES: &[File] = &[\n");
+    for bytes in &encoded.file {
+        let file = FileDescriptorProto::decode(&bytes[..])?;
+        let mut symbols = Vec::new();
+        let within = |name: &str| match file.package() {
+            "" => name.to_owned(),
+            package => format!("{package}.{name}"),
+        };
+        file.message_type
+            .iter()
+            .for_each(|one| add_symbols(&mut symbols, &within(one.name()), one));
+        file.enum_type
+            .iter()
+            .for_each(|one| add_enum_symbols(&mut symbols, &within(one.name()), one));
+        symbols.extend(file.extension.iter().map(|one| within(one.name())));
+        for service in &file.service {
+            let name = within(service.name());
+            symbols.extend(service.method.iter().map(|one| format!("{name}.{}", one.name())));
+            symbols.push(name);
+        }
+        let extensions: Vec<_> = file
+            .extension
+            .iter()
+            .map(|one| (one.extendee().trim_start_matches('.'), one.number()))
+            .collect();
+        writeln!(
+            out,
+            "File {{ name: {:?}, imports: &{:?}, symbols: &{symbols:?}, extensions: &{extensions:?}, encoded: b\"{}\" }},",
+            file.name(),
+            file.dependency,
+            bytes.escape_ascii(),
+        )?;
+    }
+    out.push_str("];\n");
+    Ok(out)
+}
+
+fn add_symbols(symbols: &mut Vec<String>, name: &str, message: &DescriptorProto) {
+    let mut add = |one: &str| symbols.push(format!("{name}.{one}"));
+    message.field.iter().for_each(|one| add(one.name()));
+    message.oneof_decl.iter().for_each(|one| add(one.name()));
+    for one in &message.nested_type {
+        add_symbols(symbols, &format!("{name}.{}", one.name()), one);
+    }
+    for one in &message.enum_type {
+        add_enum_symbols(symbols, &format!("{name}.{}", one.name()), one);
+    }
+    symbols.push(name.to_owned());
+}
+
+/// The values of an enum are named beside it and not within it.
+fn add_enum_symbols(symbols: &mut Vec<String>, name: &str, one: &EnumDescriptorProto) {
+    let beside = name.rsplit_once('.').map_or(String::new(), |(before, _)| format!("{before}."));
+    symbols.extend(one.value.iter().map(|value| format!("{beside}{}", value.name())));
+    symbols.push(name.to_owned());
 }
 
 /// All messages and enums with their full names, in the order of the files.

@@ -62,13 +62,14 @@ pub mod health {
     include!(concat!(env!("OUT_DIR"), "/grpc.health.v1.rs"));
 }
 
-pub mod schema;
-
-/// The compiled schemas: a `google.protobuf.FileDescriptorSet` with all imports, in dependency
-/// order, with etcd's spelling of every name.
-pub fn descriptor_set() -> &'static [u8] {
-    include_bytes!(concat!(env!("OUT_DIR"), "/ringd.fds"))
+/// `grpc.reflection.v1`; `v1alpha` is the same on the wire.
+#[allow(clippy::all)]
+pub mod reflection {
+    include!(concat!(env!("OUT_DIR"), "/grpc.reflection.v1.rs"));
 }
+
+pub mod files;
+pub mod schema;
 
 #[cfg(test)]
 mod tests;

@@ -10,12 +10,6 @@ const WIRE: &str = include_str!("wire.txt");
 /// The part of `google/protobuf/descriptor.proto` that the comparison needs.
 mod descriptor {
     #[derive(Clone, PartialEq, prost::Message)]
-    pub struct FileSet {
-        #[prost(message, repeated, tag = "1")]
-        pub files: Vec<File>,
-    }
-
-    #[derive(Clone, PartialEq, prost::Message)]
     pub struct File {
         #[prost(string, tag = "2")]
         pub package: String,
@@ -100,12 +94,13 @@ fn field_type(field: &descriptor::Field) -> String {
     let plain = match field.kind {
         3 => "int64",
         4 => "uint64",
+        5 => "int32",
         8 => "bool",
         9 => "string",
         11 | 14 => last_part(&field.type_name),
         12 => "bytes",
         13 => "uint32",
-        other => panic!("a field type that no schema of etcd uses: {other}"),
+        other => panic!("a field type that no schema uses: {other}"),
     };
     if field.label == 3 { format!("repeated {plain}") } else { plain.to_owned() }
 }
@@ -144,11 +139,14 @@ fn service_lines(package: &str, service: &descriptor::Service, out: &mut Vec<Str
     }));
 }
 
+fn schemas() -> impl Iterator<Item = descriptor::File> {
+    super::files::FILES.iter().map(|file| descriptor::File::decode(file.encoded).unwrap())
+}
+
 #[test]
 fn every_message_enum_and_method_has_the_names_and_numbers_of_etcd() {
-    let set = descriptor::FileSet::decode(super::descriptor_set()).unwrap();
     let mut ours = Vec::new();
-    for file in &set.files {
+    for file in schemas() {
         if file.package.starts_with("google.") || file.package.starts_with("grpc.") {
             continue;
         }
@@ -166,9 +164,20 @@ fn every_message_enum_and_method_has_the_names_and_numbers_of_etcd() {
 }
 
 #[test]
+fn both_names_of_reflection_are_one_service() {
+    let lines = |package: &str| {
+        let file = schemas().find(|file| file.package == package).unwrap();
+        let mut lines = Vec::new();
+        file.messages.iter().for_each(|ty| type_lines("", ty, &mut lines));
+        file.services.iter().for_each(|s| service_lines("", s, &mut lines));
+        lines
+    };
+    assert_eq!(lines("grpc.reflection.v1"), lines("grpc.reflection.v1alpha"));
+}
+
+#[test]
 fn the_health_service_is_the_standard_one() {
-    let set = descriptor::FileSet::decode(super::descriptor_set()).unwrap();
-    let file = set.files.iter().find(|f| f.package == "grpc.health.v1").unwrap();
+    let file = schemas().find(|file| file.package == "grpc.health.v1").unwrap();
     let mut methods = Vec::new();
     file.services.iter().for_each(|s| service_lines(&file.package, s, &mut methods));
     assert_eq!(

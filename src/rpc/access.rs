@@ -71,7 +71,11 @@ pub fn rule(method: Method) -> Rule {
         }
         Method::Leader | Method::Observe => Rule::Read,
         Method::Alarm => Rule::Alarm,
-        Method::HealthCheck | Method::HealthWatch | Method::Authenticate => Rule::Anybody,
+        Method::HealthCheck
+        | Method::HealthWatch
+        | Method::Reflection
+        | Method::ReflectionAlpha
+        | Method::Authenticate => Rule::Anybody,
         Method::AuthEnable
         | Method::AuthDisable
         | Method::AuthStatus

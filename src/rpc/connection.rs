@@ -23,6 +23,7 @@ use super::limits;
 use super::method::Method;
 use super::range_stream::RangeStreamCall;
 use super::recipes::Recipe;
+use super::reflection::ReflectionCall;
 use super::snapshot::SnapshotCall;
 use super::watch::WatchCall;
 use crate::grpc;
@@ -75,6 +76,7 @@ pub enum Call {
     LargeRange(Box<LargeRangeCall>),
     /// `grpc.health.v1.Health/Watch`: told once, and again when it changes.
     HealthWatch,
+    Reflection(Box<ReflectionCall>),
     /// A lock or an election.
     Recipe(Box<Recipe>),
     /// A request that is no gRPC call, whose body is dropped. It is answered when it has ended: an answer that
@@ -92,7 +94,14 @@ pub enum Plain {
 impl Call {
     /// Whether it goes on until somebody ends it.
     pub fn is_stream(&self) -> bool {
-        matches!(self, Call::Watch(_) | Call::KeepAlive(_) | Call::HealthWatch | Call::Recipe(_))
+        matches!(
+            self,
+            Call::Watch(_)
+                | Call::KeepAlive(_)
+                | Call::HealthWatch
+                | Call::Reflection(_)
+                | Call::Recipe(_)
+        )
     }
 
     /// Whether it has not begun its answer, and may still be told that it is refused.
@@ -114,6 +123,7 @@ impl Call {
             Call::Snapshot(_) => Some(Method::Snapshot),
             Call::LargeRange(_) => Some(Method::Range),
             Call::HealthWatch => Some(Method::HealthWatch),
+            Call::Reflection(call) => Some(call.method),
             Call::Recipe(recipe) => Some(recipe.method()),
             Call::Waiting | Call::Plain(_) => None,
         }
@@ -125,6 +135,7 @@ impl Call {
             Call::Open(call) => Some(&mut call.decoder),
             Call::Watch(call) => Some(&mut call.decoder),
             Call::KeepAlive(call) => Some(&mut call.decoder),
+            Call::Reflection(call) => Some(&mut call.decoder),
             Call::Waiting
             | Call::RangeStream(_)
             | Call::LargeRange(_)

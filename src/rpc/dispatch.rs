@@ -12,6 +12,7 @@ use super::http1;
 use super::keepalive::KeepAliveCall;
 use super::method::{self, Description, Kind, Method};
 use super::metrics::Timing;
+use super::reflection::ReflectionCall;
 use super::watch::WatchCall;
 use super::{Answer, Core, ListenerKind, Server};
 use crate::auth::Kind as AuthKind;
@@ -139,6 +140,10 @@ impl Server {
                         connection.start_stream(stream);
                         Call::KeepAlive(KeepAliveCall::new(call.decoder))
                     }
+                    Method::Reflection | Method::ReflectionAlpha => {
+                        connection.start_stream(stream);
+                        Call::Reflection(Box::new(ReflectionCall::new(known.method, call.decoder)))
+                    }
                     _ => Call::Open(call),
                 };
                 connection.put(stream, call);
@@ -194,6 +199,7 @@ impl Server {
         let (method, deadline_ms, is_clients_deadline) = match connection.calls.get(&stream) {
             Some(Call::Open(call)) => (call.method, call.deadline_ms, call.is_clients_deadline),
             Some(Call::Watch(_)) => (Method::Watch, NEVER_MS, false),
+            Some(Call::Reflection(call)) => (call.method, NEVER_MS, false),
             _ => return,
         };
         let since_ms = self.core.now_ms;
@@ -211,6 +217,9 @@ impl Server {
             Method::RangeStream => self.core.range_stream(&mut self.connections, caller, message),
             Method::Snapshot => self.core.snapshot(&mut self.connections, caller, message),
             Method::HealthWatch => self.core.health_watch(&mut self.connections, caller, message),
+            Method::Reflection | Method::ReflectionAlpha => {
+                self.core.reflect(&mut self.connections, caller, message)
+            }
             method if method.is_recipe() => {
                 self.core.recipe(&mut self.connections, caller, message)
             }
@@ -249,6 +258,13 @@ impl Server {
                 if call.end() {
                     self.finish_stream(id, stream);
                 }
+            }
+            Some(Call::Reflection(call)) => {
+                if call.decoder.is_within_message() {
+                    let status = grpc::Status::end_of_request(true);
+                    return self.fail(id, stream, status.into());
+                }
+                self.finish_stream(id, stream);
             }
             Some(Call::Plain(request)) => {
                 let request = request.clone();
@@ -424,7 +440,9 @@ impl Core {
             | Method::Leader
             | Method::Observe
             | Method::Resign
-            | Method::HealthWatch => Answer::Now(Err(RpcError::new(
+            | Method::HealthWatch
+            | Method::Reflection
+            | Method::ReflectionAlpha => Answer::Now(Err(RpcError::new(
                 Code::Internal,
                 "a streaming method was called as a unary one",
             ))),

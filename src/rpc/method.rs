@@ -96,6 +96,8 @@ methods! {
     Resign, "v3electionpb.Election", "Resign", Unary;
     HealthCheck, "grpc.health.v1.Health", "Check", Unary;
     HealthWatch, "grpc.health.v1.Health", "Watch", ServerStream;
+    Reflection, "grpc.reflection.v1.ServerReflection", "ServerReflectionInfo", BidiStream;
+    ReflectionAlpha, "grpc.reflection.v1alpha.ServerReflection", "ServerReflectionInfo", BidiStream;
 }
 
 impl Method {

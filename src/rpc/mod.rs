@@ -32,6 +32,7 @@ mod metrics;
 mod patience;
 mod range_stream;
 mod recipes;
+mod reflection;
 mod snapshot;
 #[cfg(test)]
 mod tests;
@@ -792,6 +793,7 @@ impl Core {
             | Call::Snapshot(_)
             | Call::LargeRange(_)
             | Call::HealthWatch
+            | Call::Reflection(_)
             | Call::Plain(_) => {}
         }
     }

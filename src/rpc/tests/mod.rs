@@ -9,3 +9,4 @@ mod leaders;
 mod matrix;
 mod plain;
 mod recipes;
+mod reflection;
