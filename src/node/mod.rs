@@ -17,6 +17,7 @@ mod background;
 mod checkpoint;
 mod compactor;
 mod defrag;
+mod gather;
 mod hash_check;
 mod leases;
 mod limits;
@@ -63,6 +64,7 @@ use crate::raft::{
 use crate::store::{self, Corruption};
 use background::Background;
 use compactor::Compactor;
+use gather::Gather;
 use hash_check::HashCheck;
 use leases::LeaseQuestions;
 use limits::{
@@ -148,6 +150,9 @@ pub struct Node {
     raft: Raft,
     log: wal::Writer,
     options: Options,
+    /// When the log's next write begins, and since when the one in flight is.
+    gather: Gather,
+    log_write: Option<(wal::OpId, u64)>,
     /// Batches of the log that Raft waits for, oldest first.
     in_log: VecDeque<InLog>,
     /// The commit index that was written into the log last, and the one that is durable.
@@ -289,6 +294,8 @@ impl Node {
             raft,
             log,
             options,
+            gather: Gather::default(),
+            log_write: None,
             in_log: VecDeque::new(),
             written_commit: hard_state.commit,
             durable_commit: hard_state.commit,
@@ -734,16 +741,43 @@ impl Node {
         }
     }
 
-    /// Whether there is something that `turn` will apply.
-    pub fn has_committed(&self) -> bool {
-        !self.committed.is_empty()
+    /// Entries that `turn` will apply.
+    pub fn unapplied(&self) -> usize {
+        self.committed.len()
     }
 
-    pub fn next_log_op(&mut self) -> Option<(wal::OpId, wal::Op)> {
-        self.log.next_op()
+    /// The next operation of the log. None while a write is held back for more to be part of it:
+    /// `answers_sent` says for how long. At `u64::MAX` nothing is held back.
+    pub fn next_log_op(&mut self, now_us: u64) -> Option<(wal::OpId, wal::Op)> {
+        if self.log_write.is_none() && !self.gather.may_begin(self.unanswered(), now_us) {
+            return None;
+        }
+        let (id, op) = self.log.next_op()?;
+        if matches!(op, wal::Op::Write { .. }) {
+            self.log_write = Some((id, now_us));
+        }
+        Some((id, op))
     }
 
-    pub fn log_op_done(&mut self, op: wal::OpId) {
+    /// The proposals that stay open in this turn. In a cluster the answers of a turn are those of an
+    /// earlier write than the one that is just done, so that they do not count.
+    fn unanswered(&self) -> usize {
+        let is_alone = self.raft.configuration().is_sole_voter(self.raft.id());
+        let answered = if is_alone { self.committed.len() } else { 0 };
+        self.proposals.len().saturating_sub(answered)
+    }
+
+    /// What was answered is on its way to who asked. Returns in how many microseconds the next write of
+    /// the log begins at the latest, if it is held back.
+    pub fn answers_sent(&mut self, now_us: u64) -> Option<u64> {
+        self.gather.answered(now_us)
+    }
+
+    pub fn log_op_done(&mut self, op: wal::OpId, now_us: u64) {
+        if let Some((_, began_us)) = self.log_write.take_if(|(id, _)| *id == op) {
+            let took_us = now_us.saturating_sub(began_us);
+            self.gather.written(took_us, self.proposals.len(), now_us);
+        }
         let Some(durable) = self.log.op_done(op) else { return };
         while let Some(written) = self.in_log.pop_front_if(|first| first.batch <= durable) {
             self.durable_commit = written.commit;

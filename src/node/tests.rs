@@ -199,32 +199,51 @@ impl Bed {
 
     /// Begins what the log wants; a write stays in flight.
     fn start_log_ops(&mut self) {
-        while let Some((id, op)) = self.node().next_log_op() {
-            match op {
-                wal::Op::Create { .. } if self.log.is_full => {
-                    self.log.refused += 1;
-                    self.node().log_no_space(id);
-                }
-                wal::Op::Create { segment, bytes } => {
-                    self.log.files.insert(segment, vec![0; bytes as usize]);
-                    self.node().log_op_done(id);
-                }
-                wal::Op::Write { segment, offset, data } => {
-                    assert!(self.log.in_flight.is_none(), "one write at a time");
-                    self.log.in_flight = Some((id, segment, offset, data.as_slice().to_vec()));
-                }
-                wal::Op::Remove { segment } => {
-                    self.log.files.remove(&segment);
-                    self.node().log_op_done(id);
-                }
+        while let Some((id, op)) = self.node().next_log_op(u64::MAX) {
+            self.begin_log_op(id, op);
+        }
+    }
+
+    /// Begins the next write of the log, if there is one to begin at this time.
+    fn begin_log_write(&mut self, now_us: u64) -> bool {
+        while let Some((id, op)) = self.node().next_log_op(now_us) {
+            self.begin_log_op(id, op);
+            if self.log.in_flight.is_some() {
+                return true;
+            }
+        }
+        false
+    }
+
+    fn begin_log_op(&mut self, id: wal::OpId, op: wal::Op) {
+        match op {
+            wal::Op::Create { .. } if self.log.is_full => {
+                self.log.refused += 1;
+                self.node().log_no_space(id);
+            }
+            wal::Op::Create { segment, bytes } => {
+                self.log.files.insert(segment, vec![0; bytes as usize]);
+                self.node().log_op_done(id, u64::MAX);
+            }
+            wal::Op::Write { segment, offset, data } => {
+                assert!(self.log.in_flight.is_none(), "one write at a time");
+                self.log.in_flight = Some((id, segment, offset, data.as_slice().to_vec()));
+            }
+            wal::Op::Remove { segment } => {
+                self.log.files.remove(&segment);
+                self.node().log_op_done(id, u64::MAX);
             }
         }
     }
 
     fn finish_log_write(&mut self) {
+        self.finish_log_write_at(u64::MAX);
+    }
+
+    fn finish_log_write_at(&mut self, now_us: u64) {
         if let Some((id, segment, offset, data)) = self.log.in_flight.take() {
             self.log.write(segment, offset, &data);
-            self.node().log_op_done(id);
+            self.node().log_op_done(id, now_us);
         }
     }
 
@@ -289,6 +308,12 @@ impl Bed {
         self.node().propose(Kind::Put, &request.encode_to_vec()).unwrap()
     }
 
+    fn puts(&mut self, count: usize) {
+        for n in 0..count {
+            self.put(&format!("k{n}"), "v");
+        }
+    }
+
     /// The values of all puts, in the order of their revisions.
     fn history(&mut self) -> Vec<String> {
         let applier = &self.node().applier;
@@ -331,6 +356,61 @@ fn nothing_is_acknowledged_before_the_log_is_durable() {
 }
 
 /// Although no checkpoint of the store and no removal of a segment has made room.
+/// A member whose writes of the log took `write_us`, and that has made 200 puts durable, which it did not apply
+/// yet, while 100 more have come.
+fn between_two_writes(write_us: u64) -> (Bed, u64) {
+    let mut bed = Bed::new();
+    bed.settle();
+    let mut now_us = 1_000_000;
+    for round in 0..200 {
+        let is_last = round == 199;
+        bed.puts(if is_last { 200 } else { 1 });
+        bed.turn();
+        assert!(bed.begin_log_write(now_us), "nobody is to come back");
+        now_us += write_us;
+        if is_last {
+            bed.puts(100);
+        }
+        bed.finish_log_write_at(now_us);
+        if !is_last {
+            bed.turn();
+            assert_eq!(bed.node().answers_sent(now_us), None, "a lone put is not waited for");
+        }
+    }
+    let now_ms = bed.now_ms;
+    bed.node().begin_turn(now_ms, &mut Vec::new());
+    assert_eq!(bed.node().unapplied(), 200);
+    (bed, now_us)
+}
+
+#[test]
+fn the_next_write_waits_for_those_who_are_answered_and_for_no_longer_than_a_write_takes() {
+    let (mut bed, now_us) = between_two_writes(2_000);
+    assert!(!bed.begin_log_write(now_us), "200 are answered in this turn");
+    bed.turn();
+    assert!(!bed.begin_log_write(now_us + 100), "they are not back");
+    let wait_us = bed.node().answers_sent(now_us + 100).expect("a write that is held back");
+    assert!(!bed.begin_log_write(now_us + 99 + wait_us));
+    assert!(bed.begin_log_write(now_us + 100 + wait_us));
+}
+
+#[test]
+fn where_nobody_is_waited_for_the_next_write_begins_before_the_former_one_is_applied() {
+    let (mut bed, mut now_us) = between_two_writes(80);
+    // Nobody comes back in so little time: a wait that is lost.
+    bed.turn();
+    let wait_us = bed.node().answers_sent(now_us).expect("a write that is held back");
+    now_us += wait_us;
+    assert!(bed.begin_log_write(now_us), "the wait is over");
+    bed.puts(100);
+    bed.finish_log_write_at(now_us + 80);
+    let (now_ms, applied) = (bed.now_ms, bed.node().applier.applied_index());
+    bed.node().begin_turn(now_ms, &mut Vec::new());
+    assert_eq!(bed.node().unapplied(), 100);
+    assert!(bed.begin_log_write(now_us + 80));
+    assert_eq!(bed.node().applier.applied_index(), applied);
+}
+
 #[test]
 fn a_full_disk_is_asked_again_for_a_segment_of_the_log() {
     let mut bed = Bed::new();

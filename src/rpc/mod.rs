@@ -337,13 +337,13 @@ impl Server {
     }
 
     /// The part of a turn that others wait for: what is new for the log and for other members, before
-    /// anything is applied. True if there is something to apply, which takes its time.
-    pub fn begin_turn(&mut self, now_ms: u64) -> bool {
+    /// anything is applied. Returns how many entries there are to apply, which takes its time.
+    pub fn begin_turn(&mut self, now_ms: u64) -> usize {
         let core = &mut self.core;
         core.now_ms = now_ms;
         core.ask_reads();
         core.node.begin_turn(now_ms, &mut core.messages);
-        core.node.has_committed()
+        core.node.unapplied()
     }
 
     /// Moves everything forward. `Err` means that the store is damaged: the member must stop.
@@ -510,12 +510,17 @@ impl Server {
         self.core.node.stop_reason()
     }
 
-    pub fn next_log_op(&mut self) -> Option<(wal::OpId, wal::Op)> {
-        self.core.node.next_log_op()
+    pub fn next_log_op(&mut self, now_us: u64) -> Option<(wal::OpId, wal::Op)> {
+        self.core.node.next_log_op(now_us)
     }
 
-    pub fn log_op_done(&mut self, op: wal::OpId) {
-        self.core.node.log_op_done(op);
+    pub fn log_op_done(&mut self, op: wal::OpId, now_us: u64) {
+        self.core.node.log_op_done(op, now_us);
+    }
+
+    /// The answers of a turn are sent. In how many microseconds the log is to be asked again.
+    pub fn answers_sent(&mut self, now_us: u64) -> Option<u64> {
+        self.core.node.answers_sent(now_us)
     }
 
     pub fn log_no_space(&mut self, op: wal::OpId) {

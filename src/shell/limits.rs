@@ -118,6 +118,9 @@ pub const GUARD_PERIOD: Duration = Duration::from_millis(100);
 /// extra pass through the event loop costs more than the sends would delay the write.
 pub const FENCE_CONNECTIONS_MIN: usize = 4;
 
+/// From so many entries to apply on, the same: applying fewer takes no longer than that pass.
+pub const FENCE_ENTRIES_MIN: usize = 8;
+
 /// Addresses reserved for the store's file to grow into: just above what a store can be (511 GiB).
 pub const MAP_RESERVE_BYTES: u64 = 512 << 30;
 

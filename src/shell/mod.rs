@@ -11,7 +11,6 @@
 //! join.rs       a first start: which cluster, which id; srv.rs asks DNS for the members
 //! open.rs       what the disk holds becomes a server
 //! reactor.rs    the turn
-//! gather.rs     when the next write of the log begins
 //! socket.rs, connection.rs, listener.rs    sockets of clients
 //! peers.rs, dial.rs, peer_metrics.rs       sockets between members
 //! tls/          certificates and handshakes, for both
@@ -33,7 +32,6 @@ mod data_dir;
 mod dial;
 mod fatal;
 mod files;
-mod gather;
 mod glommio_files;
 mod join;
 mod limits;

@@ -79,11 +79,6 @@ impl Peers {
         }
     }
 
-    /// Whether there are other members.
-    pub fn has_links(&self) -> bool {
-        !self.links.borrow().is_empty()
-    }
-
     /// Sends what the server has for other members, the urgent lanes first.
     pub fn send(&self, core: &Rc<Core>) {
         let mut links = self.links.borrow_mut();

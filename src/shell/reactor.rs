@@ -17,11 +17,10 @@
 
 use super::clock::Clock;
 use super::connection::{self, Connection};
-use super::gather::Gather;
 use super::glommio_files::blocking;
 use super::limits::{
-    CONNECTIONS_MAX, FDS_RESERVED, FENCE_CONNECTIONS_MIN, FLUSH_BYTES_MAX, FLUSH_ROUNDS_MAX,
-    STORE_OPS_IN_FLIGHT_MAX,
+    CONNECTIONS_MAX, FDS_RESERVED, FENCE_CONNECTIONS_MIN, FENCE_ENTRIES_MIN, FLUSH_BYTES_MAX,
+    FLUSH_ROUNDS_MAX, STORE_OPS_IN_FLIGHT_MAX,
 };
 use super::log_disk::LogDisk;
 use super::notify::Notify;
@@ -53,7 +52,6 @@ pub struct Core {
     server: RefCell<Server>,
     clock: Clock,
     log_disk: LogDisk,
-    gather: RefCell<Gather>,
     store_disk: RefCell<Rc<StoreDisk>>,
     snapshot_disk: SnapshotDisk,
     peers: Peers,
@@ -90,7 +88,6 @@ impl Core {
             server: RefCell::new(server),
             clock,
             log_disk,
-            gather: RefCell::default(),
             store_disk: RefCell::new(Rc::new(store_disk)),
             snapshot_disk,
             peers,
@@ -196,19 +193,22 @@ impl Core {
 
     async fn turn(self: &Rc<Self>) {
         let started = Instant::now();
-        if self.peers.has_links() && self.server.borrow_mut().begin_turn(self.clock.now_ms()) {
-            // Other members and the disk work while this one applies.
-            let writes_log = self.start_log_operations();
+        let committed = self.server.borrow_mut().begin_turn(self.clock.now_ms());
+        let mut writes_log = false;
+        if committed > 0 {
+            // The disk and other members work while this one applies.
+            writes_log = self.start_log_operations();
             self.peers.send(self);
-            if writes_log {
+            if writes_log && committed >= FENCE_ENTRIES_MIN {
                 self.log_disk.fence().await;
+                writes_log = false;
             }
         }
         let turned = self.server.borrow_mut().turn(self.clock.now_ms());
         if let Err(corruption) = turned {
             fatal::corruption(&corruption);
         }
-        let writes_log = self.start_log_operations();
+        writes_log |= self.start_log_operations();
         self.peers.turn(self);
         self.start_store_operations();
         self.prepare_store_memory();
@@ -224,7 +224,7 @@ impl Core {
         self.flush_all(dirty);
         self.resume_paused();
         self.end_half_closed();
-        self.gather();
+        self.answers_sent();
         busy += started.elapsed();
         self.server.borrow_mut().metrics().turned(busy.as_secs_f64());
     }
@@ -309,13 +309,8 @@ impl Core {
     /// Whether a write of the log was among them.
     fn start_log_operations(self: &Rc<Self>) -> bool {
         let mut writes = false;
-        let open = self.open_requests();
-        let is_idle = !self.log_disk.write_in_flight();
-        if is_idle && !self.gather.borrow_mut().may_begin(open, self.clock.now_us()) {
-            return false;
-        }
         loop {
-            let next = self.server.borrow_mut().next_log_op();
+            let next = self.server.borrow_mut().next_log_op(self.clock.now_us());
             let Some((id, op)) = next else { return writes };
             writes |= matches!(op, wal::Op::Write { .. });
             let core = self.clone();
@@ -327,7 +322,7 @@ impl Core {
         let disk = &self.log_disk;
         match op {
             wal::Op::Create { segment, bytes } => match disk.create(segment, bytes).await {
-                Created::Done => self.server.borrow_mut().log_op_done(id),
+                Created::Done => self.log_op_done(id),
                 Created::NoSpace => self.server.borrow_mut().log_no_space(id),
             },
             wal::Op::Write { segment, offset, data } => {
@@ -341,29 +336,25 @@ impl Core {
                     metrics.observe(Timing::WalWrite, took.as_secs_f64());
                     metrics.wal_written(data.len());
                 }
-                let took_us = u64::try_from(took.as_micros()).unwrap_or(u64::MAX);
-                let (open, now_us) = (self.open_requests(), self.clock.now_us());
-                self.gather.borrow_mut().written(took_us, open, now_us);
                 // The log uses the buffer again if nobody else holds it by then.
                 drop(data);
-                self.server.borrow_mut().log_op_done(id);
+                self.log_op_done(id);
             }
             wal::Op::Remove { segment } => {
                 disk.remove(segment).await;
-                self.server.borrow_mut().log_op_done(id);
+                self.log_op_done(id);
             }
         }
         self.wake.notify();
     }
 
-    /// Requests that wait for the log.
-    fn open_requests(&self) -> usize {
-        self.server.borrow().node().pending_proposals()
+    fn log_op_done(&self, id: wal::OpId) {
+        self.server.borrow_mut().log_op_done(id, self.clock.now_us());
     }
 
-    /// After the answers of a turn are sent: the next write of the log may be held back.
-    fn gather(self: &Rc<Self>) {
-        let wait_us = self.gather.borrow_mut().answered(self.clock.now_us());
+    /// The next write of the log may be held back for a while, after which there is another turn.
+    fn answers_sent(self: &Rc<Self>) {
+        let wait_us = self.server.borrow_mut().answers_sent(self.clock.now_us());
         let Some(wait_us) = wait_us else { return };
         if wait_us == 0 {
             return self.wake.notify();

@@ -355,7 +355,7 @@ impl World {
                 }
                 Input::Arrived(conn) => process.front.arrived(conn),
                 Input::LogDone(op) => {
-                    process.node.log_op_done(op);
+                    process.node.log_op_done(op, u64::MAX);
                     self.check_laws(id);
                 }
                 Input::LogFull(op) => process.node.log_no_space(op),
@@ -482,7 +482,7 @@ impl World {
         let Some(member) = self.members.get_mut(&id) else { return };
         let Some(process) = member.process.as_mut() else { return };
         let mut logged = Vec::new();
-        while let Some((op_id, op)) = process.node.next_log_op() {
+        while let Some((op_id, op)) = process.node.next_log_op(u64::MAX) {
             if let wal::Op::Write { segment, offset, data } = &op {
                 let records = Record::of_write(*segment, *offset, data);
                 logged.extend(member.shadow.write(op_id, records));

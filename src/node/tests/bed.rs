@@ -133,7 +133,7 @@ impl Bed {
 
     /// Begins something that the log wants.
     pub fn begin_log_op(&mut self) -> bool {
-        let Some((id, op)) = self.node().next_log_op() else { return false };
+        let Some((id, op)) = self.node().next_log_op(u64::MAX) else { return false };
         let op = match op {
             wal::Op::Create { segment, bytes } => {
                 disk::Op::Create { file: FileId(segment.0), bytes }
@@ -180,7 +180,7 @@ impl Bed {
         let outcome = if ignored { Outcome::Done } else { outcome };
         match outcome {
             Outcome::Done if of_store => self.node().store_op_done(store::OpId(id), now_ms),
-            Outcome::Done => self.node().log_op_done(wal::OpId(id)),
+            Outcome::Done => self.node().log_op_done(wal::OpId(id), u64::MAX),
             Outcome::NoSpace if of_store => self.node().store_no_space(store::OpId(id), now_ms),
             Outcome::NoSpace => self.node().log_no_space(wal::OpId(id)),
             Outcome::Failed => self.failed = true,

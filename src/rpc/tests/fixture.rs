@@ -113,7 +113,7 @@ impl Bed {
     pub fn turn(&mut self) {
         self.now_ms += 1;
         self.server.turn(self.now_ms).unwrap();
-        while let Some((id, op)) = self.server.next_log_op() {
+        while let Some((id, op)) = self.server.next_log_op(u64::MAX) {
             match op {
                 wal::Op::Write { data, .. } => {
                     if let Some(written) = &mut self.log_written {
@@ -121,7 +121,7 @@ impl Bed {
                     }
                     self.in_flight = Some(id);
                 }
-                _ => self.server.log_op_done(id),
+                _ => self.server.log_op_done(id, u64::MAX),
             }
         }
         while let Some((number, op)) = self.server.next_password_op() {
@@ -136,7 +136,7 @@ impl Bed {
 
     pub fn finish_log_write(&mut self) {
         if let Some(id) = self.in_flight.take() {
-            self.server.log_op_done(id);
+            self.server.log_op_done(id, u64::MAX);
         }
     }
 

@@ -1,4 +1,5 @@
 //! When the next write of the log begins: at once, or when those who were just answered are back.
+//! At once is before what the former write has made durable is applied, so that the disk works meanwhile.
 //!
 //! Clients that ask again as soon as they have their answer come in two halves: while one half is written,
 //! the other collects, and is written when the first is done. Each then waits for two writes, and each write
@@ -88,8 +89,8 @@ impl Gather {
     /// The answers are sent. How long the next write is held back at most, if it is.
     pub fn answered(&mut self, now_us: u64) -> Option<u64> {
         let State::Answering { open, done_us } = self.state else { return None };
-        let last_us = done_us + self.write_us * PAUSE_MAX_QUARTERS / 4;
-        let until_us = last_us.min(now_us + WAIT_MAX_US);
+        let last_us = done_us.saturating_add(self.write_us * PAUSE_MAX_QUARTERS / 4);
+        let until_us = last_us.min(now_us.saturating_add(WAIT_MAX_US));
         self.state = State::Waiting { open, until_us };
         Some(until_us.saturating_sub(now_us))
     }
