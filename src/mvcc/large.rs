@@ -251,6 +251,7 @@ impl LargeRange {
     ) -> Result<(), MvccError> {
         let query = Query::of(&self.request, self.revision);
         let mut scan = reader.scan(rest_of(&self.request, &self.next), self.revision);
+        let messages = reader.messages();
         let mut looked_at = 0;
         while self.written < self.chosen {
             if !scan.next()? {
@@ -260,7 +261,7 @@ impl LargeRange {
             looked_at += 1;
             if query.filter.admits(&entry) {
                 let before = out.len();
-                reader.write(&query, &entry, out)?;
+                query.write(&messages, &entry, out)?;
                 if out.len() - before != query.written_len(&entry) {
                     return Err(MvccError::damaged("a key's entry disagrees with its record"));
                 }

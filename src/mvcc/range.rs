@@ -16,7 +16,7 @@ use std::cmp::Reverse;
 
 use super::error::MvccError;
 use super::keys::{End, Interval, KeyBuf};
-use super::reader::{Entry, Reader};
+use super::reader::{Entry, Messages, Reader};
 use super::record::{KeyValue, field_len, key_of, put_key_only, put_message, put_stored, value_of};
 use super::wire::take_bytes;
 use crate::proto::etcdserverpb::RangeRequest;
@@ -169,8 +169,9 @@ impl<'a> Reader<'a> {
         out: &mut Vec<u8>,
     ) -> Result<(), MvccError> {
         let mut scan = self.scan(interval, self.revisions.current);
+        let messages = self.messages();
         while scan.next()? {
-            put_stored(out, field, self.stored(scan.entry()?.revision)?);
+            put_stored(out, field, messages.stored(scan.entry()?.revision)?);
         }
         Ok(())
     }
@@ -184,7 +185,7 @@ impl<'a> Reader<'a> {
         let entry = Entry { prefix: key.prefix(), revision: version.revision, meta: version.meta };
         let (mut written, last) = (0, out.len());
         if query.filter.admits(&entry) {
-            self.write(query, &entry, out)?;
+            query.write(&self.messages(), &entry, out)?;
             written = 1;
         }
         Ok(Found { seen: Seen::All(1), more: false, written, last, cut: false })
@@ -192,6 +193,7 @@ impl<'a> Reader<'a> {
 
     fn in_key_order(&self, query: &Query<'_>, out: &mut Vec<u8>) -> Result<Found, MvccError> {
         let mut scan = self.scan(query.interval, query.revision);
+        let messages = self.messages();
         let start = out.len();
         let (mut seen, mut written, mut last) = (0, 0, out.len());
         while scan.next()? {
@@ -208,7 +210,7 @@ impl<'a> Reader<'a> {
                 return Ok(Found { seen, more: true, written, last, cut: false });
             }
             last = out.len();
-            self.write(query, &entry, out)?;
+            query.write(&messages, &entry, out)?;
             written += 1;
             if out.len() - start > query.bounds.bytes || seen > query.bounds.keys {
                 return Ok(Found::cut());
@@ -226,13 +228,14 @@ impl<'a> Reader<'a> {
         };
         let mut rows = Vec::new();
         let mut scan = self.scan(query.interval, query.revision);
+        let messages = self.messages();
         let mut seen = Seen::All(0);
         let mut fetched = 0;
         while scan.next()? {
             fetched += 1;
             let entry = scan.entry()?;
             if query.filter.admits(&entry) {
-                rows.push(Row::new(self, &entry)?);
+                rows.push(Row::new(&messages, &entry)?);
             }
             if fetched > query.bounds.keys {
                 return Ok(Found::cut());
@@ -255,22 +258,6 @@ impl<'a> Reader<'a> {
             }
         }
         Ok(Found { seen, more, written: rows.len() as u64, last, cut: false })
-    }
-
-    pub(super) fn write(
-        &self,
-        query: &Query<'_>,
-        entry: &Entry<'_>,
-        out: &mut Vec<u8>,
-    ) -> Result<(), MvccError> {
-        match query.values {
-            Values::Whole => put_stored(out, KVS, self.stored(entry.revision)?),
-            Values::None { leases } => {
-                let lease = if leases { entry.meta.lease } else { 0 };
-                put_key_only(out, KVS, entry.prefix, entry.revision.main, &entry.meta, lease);
-            }
-        }
-        Ok(())
     }
 }
 
@@ -321,7 +308,24 @@ impl<'r> Query<'r> {
         }
     }
 
-    /// The length of what [`Reader::write`] appends for a key.
+    /// Appends a key.
+    pub fn write(
+        &self,
+        messages: &Messages<'_>,
+        entry: &Entry<'_>,
+        out: &mut Vec<u8>,
+    ) -> Result<(), MvccError> {
+        match self.values {
+            Values::Whole => put_stored(out, KVS, messages.stored(entry.revision)?),
+            Values::None { leases } => {
+                let lease = if leases { entry.meta.lease } else { 0 };
+                put_key_only(out, KVS, entry.prefix, entry.revision.main, &entry.meta, lease);
+            }
+        }
+        Ok(())
+    }
+
+    /// The length of what [`Query::write`] appends for a key.
     pub fn written_len(&self, entry: &Entry<'_>) -> usize {
         let (value_len, lease) = match self.values {
             Values::Whole => (entry.meta.value_len, entry.meta.lease),
@@ -433,8 +437,8 @@ struct Row<'a> {
 }
 
 impl<'a> Row<'a> {
-    fn new(reader: &Reader<'a>, entry: &Entry<'_>) -> Result<Row<'a>, MvccError> {
-        let kv = reader.stored(entry.revision)?;
+    fn new(messages: &Messages<'a>, entry: &Entry<'_>) -> Result<Row<'a>, MvccError> {
+        let kv = messages.stored(entry.revision)?;
         let malformed = || MvccError::damaged("a stored message is malformed");
         let message = KeyValue {
             key: key_of(kv).ok_or_else(malformed)?,

@@ -9,7 +9,7 @@ use super::keys::{Interval, KEY, KeyBuf, LEASE_KEYS, REV, key_of_lease, lease_ke
 use super::pages::PageCounts;
 use super::record::{KeyMeta, Record};
 use super::revision::Revision;
-use crate::store::{Cursor, Opening, View};
+use crate::store::{Cursor, Lookup, Opening, View};
 
 /// How many versions of a key a walk steps over one by one before it searches for the end of
 /// them: a step is far cheaper than a search, and most keys have few versions.
@@ -65,20 +65,17 @@ impl<'a> Reader<'a> {
 
     /// The record of the change `revision`; `None` if there is none, or none any more.
     pub(super) fn record(&self, revision: Revision) -> Result<Option<Record<'a>>, MvccError> {
-        match self.view.get(REV, &revision.to_bytes())? {
-            None => Ok(None),
-            Some(bytes) => Record::decode(bytes)
-                .map(Some)
-                .ok_or_else(|| MvccError::damaged("a record of a change is malformed")),
-        }
+        self.view.get(REV, &revision.to_bytes())?.map(decode_record).transpose()
     }
 
     /// The stored message of a version that the KEY tree names.
     pub(super) fn stored(&self, revision: Revision) -> Result<&'a [u8], MvccError> {
-        match self.record(revision)? {
-            Some(record) => Ok(record.kv),
-            None => Err(MvccError::damaged("a version of a key has no record of its change")),
-        }
+        self.messages().stored(revision)
+    }
+
+    /// For the stored messages of many versions.
+    pub(super) fn messages(&self) -> Messages<'a> {
+        Messages(self.view.lookup(REV))
     }
 
     /// The newest version of a key, be it a deletion.
@@ -112,6 +109,23 @@ impl<'a> Reader<'a> {
     /// The keys attached to `lease`, in ascending order.
     pub fn keys_of_lease(&self, lease: i64) -> LeaseKeys<'a> {
         LeaseKeys { cursor: self.view.cursor(LEASE_KEYS), lease, started: false }
+    }
+}
+
+fn decode_record(bytes: &[u8]) -> Result<Record<'_>, MvccError> {
+    Record::decode(bytes).ok_or_else(|| MvccError::damaged("a record of a change is malformed"))
+}
+
+/// Stored messages by their revisions: those that were written one after the other are found quickly.
+pub(super) struct Messages<'a>(Lookup<'a>);
+
+impl<'a> Messages<'a> {
+    /// The stored message of a version that the KEY tree names.
+    pub fn stored(&self, revision: Revision) -> Result<&'a [u8], MvccError> {
+        match self.0.get(&revision.to_bytes())? {
+            Some(bytes) => Ok(decode_record(bytes)?.kv),
+            None => Err(MvccError::damaged("a version of a key has no record of its change")),
+        }
     }
 }
 

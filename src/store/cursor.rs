@@ -157,7 +157,12 @@ impl<'a> Cursor<'a> {
     /// Goes to the next entry with weight. Subtrees without any are not read.
     pub fn next_weighted(&mut self) -> Result<bool, Corruption> {
         match self.place {
-            Place::On { leaf, index, .. } => self.weighted_from(leaf, index + 1),
+            Place::On { leaf, index, .. } => {
+                match (index + 1..leaf.count()).find(|index| leaf.slot(*index).has_weight()) {
+                    Some(index) => self.stay(leaf, index).map(|()| true),
+                    None => self.weighted_from(leaf, leaf.count()),
+                }
+            }
             Place::BeforeFirst => {
                 self.path.clear();
                 if self.root.weight == 0 {

@@ -29,6 +29,7 @@ use super::page::{
     HEADER_BYTES, KIND_INNER, KIND_LEAF, Page, PageId, TxnId, read_u16, read_u32, read_u64,
 };
 use std::cmp::Ordering;
+use std::ops::Range;
 
 pub const AT_COUNT: usize = 20;
 pub const AT_HEAP: usize = AT_COUNT + 2;
@@ -117,6 +118,21 @@ pub fn head_of(suffix: &[u8]) -> u32 {
     }
 }
 
+/// Asks for the cache lines of a part of a page.
+#[inline]
+pub fn prefetch_bytes(page: &Page, bytes: Range<usize>) {
+    #[cfg(target_arch = "x86_64")]
+    {
+        use std::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
+        for line in bytes.step_by(64) {
+            // SAFETY: a prefetch reads nothing that the program sees, whatever the address.
+            unsafe { _mm_prefetch::<_MM_HINT_T0>(page.0.as_ptr().wrapping_add(line).cast()) };
+        }
+    }
+    #[cfg(not(target_arch = "x86_64"))]
+    let _ = (page, bytes);
+}
+
 /// A key in two pieces, as nodes hold it.
 #[derive(Clone, Copy)]
 pub struct Parts<'a>(pub &'a [u8], pub &'a [u8]);
@@ -131,6 +147,13 @@ impl<'a> Parts<'a> {
             Some(rest) => Parts(rest, self.1),
             None => Parts(&[], &self.1[n - self.0.len()..]),
         }
+    }
+
+    /// How it compares with this key.
+    #[inline]
+    pub fn cmp(self, key: &[u8]) -> Ordering {
+        let (first, second) = key.split_at(self.0.len().min(key.len()));
+        self.0.cmp(first).then_with(|| self.1.cmp(second))
     }
 
     /// Whether it is this key.
@@ -279,16 +302,8 @@ impl<'a> Node<'a> {
     /// one after the other, each a wait of its own for memory.
     #[inline]
     fn prefetch_slots(self, count: usize) {
-        #[cfg(target_arch = "x86_64")]
-        {
-            use std::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
-            let from = self.slots_at();
-            for line in (from..from + count * SLOT_BYTES).step_by(64) {
-                // SAFETY: a prefetch reads nothing that the program sees, whatever the address; and
-                // it is inside the page.
-                unsafe { _mm_prefetch::<_MM_HINT_T0>(self.0.0.as_ptr().wrapping_add(line).cast()) };
-            }
-        }
+        let from = self.slots_at();
+        prefetch_bytes(self.0, from..from + count * SLOT_BYTES);
     }
 
     /// In a leaf: index of the first entry `>= key`, and whether it is the key itself.

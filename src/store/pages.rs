@@ -138,6 +138,16 @@ impl Pages {
         }
     }
 
+    /// A page, if it has been looked at already.
+    #[inline]
+    pub fn peek(&self, page: PageId) -> Option<&Page> {
+        match self.table.get(page) {
+            SEEN => Some(&self.map.pages(page.0, 1)[0]),
+            UNSEEN => None,
+            frame => Some(self.frames.page(FrameId(frame - FRAMES))),
+        }
+    }
+
     /// The node a reference points to.
     #[inline]
     pub fn node(&self, page: PageId, stamp: u32, level: u8) -> Result<Node<'_>, Corruption> {

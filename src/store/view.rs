@@ -2,6 +2,7 @@
 
 use super::cursor::Cursor;
 use super::long::search_key;
+use super::lookup::Lookup;
 use super::meta::{Root, Roots};
 use super::node::{FLAG_RUN, Node, Slot};
 use super::page::{Corruption, Tree};
@@ -81,6 +82,11 @@ impl<'a> View<'a> {
     /// Sum of the lengths of all keys and values of a tree.
     pub fn bytes(self, tree: Tree) -> u64 {
         self.root(tree).bytes
+    }
+
+    /// For values of keys that mostly lie near each other.
+    pub fn lookup(self, tree: Tree) -> Lookup<'a> {
+        Lookup::new(self, tree)
     }
 
     /// A cursor before the first entry.

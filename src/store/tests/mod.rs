@@ -99,6 +99,7 @@ pub fn assert_equal(view: View<'_>, tree: Tree, model: &Model, random: &mut Rand
         assert_eq!(cursor.key(), &key[..]);
     }
     assert!(!cursor.next_weighted().unwrap());
+    assert_looked_up(view, tree, model, random);
     let weight = model.values().filter(|(_, weight)| *weight).count() as u64;
     assert_eq!((view.weight(tree), view.entries(tree)), (weight, model.len() as u64));
     for _ in 0..50 {
@@ -130,4 +131,27 @@ pub fn assert_found(view: View<'_>, tree: Tree, model: &Model, key: &[u8]) {
         model.range::<[u8], _>((Unbounded, Excluded(key))).next_back().map(|(key, _)| &key[..]);
     assert_eq!(cursor.seek_before(key).unwrap(), wanted.is_some());
     assert_eq!(cursor.key(), wanted.unwrap_or_default());
+}
+
+/// Looks keys up in their order, against it, with gaps and at random, and keys between them that are not there.
+fn assert_looked_up(view: View<'_>, tree: Tree, model: &Model, random: &mut Random) {
+    let keys: Vec<&[u8]> = model.keys().map(|key| &key[..]).collect();
+    let lookup = view.lookup(tree);
+    let expect = |key: &[u8]| {
+        let wanted = model.get(key).map(|(value, _)| &value[..]);
+        assert_eq!(lookup.get(key).unwrap(), wanted);
+    };
+    for key in keys.iter().chain(keys.iter().rev()) {
+        expect(key);
+        if random.one_in(3) {
+            expect(&[key, &[random.next() as u8][..]].concat());
+        }
+    }
+    let mut at = 0;
+    for _ in 0..keys.len() {
+        at += [0, 1, 1, 2, 5, 40, 1000][random.below(7) as usize];
+        expect(keys[at % keys.len()]);
+    }
+    expect(b"");
+    expect(&[0xff; 40]);
 }
