@@ -13,6 +13,7 @@ use super::connection::{Call, Caller, Connections, StreamKey};
 use super::encode::Header;
 use super::error::{self, RpcError};
 use super::patience::Patience;
+use super::range_stream::Fed;
 use super::{Core, limits};
 use crate::grpc::{self, Code};
 use crate::h2::ErrorCode;
@@ -94,17 +95,19 @@ impl Core {
         }
     }
 
-    /// One slice of an answer. Tells whether it has more to do; `budget` is what all may do in a turn.
+    /// One slice of an answer. `budget` is what all may do in a turn.
     pub(super) fn feed_large_range(
         &mut self,
         connections: &mut Connections,
         key: StreamKey,
         budget: &mut usize,
-    ) -> bool {
-        let Some((connection, stream)) = connections.stream(key) else { return false };
+    ) -> Fed {
+        let Some((connection, stream)) = connections.stream(key) else { return Fed::IsOver };
         let room = connection.room(stream);
         let queued = connection.queued(stream);
-        let Some(Call::LargeRange(call)) = connection.calls.get_mut(&stream) else { return false };
+        let Some(Call::LargeRange(call)) = connection.calls.get_mut(&stream) else {
+            return Fed::IsOver;
+        };
         if let Some(code) = call.patience.verdict(queued, self.now_ms) {
             let caller = call.caller;
             connection.forget(stream);
@@ -116,10 +119,10 @@ impl Core {
                 _ => Code::ResourceExhausted,
             };
             self.metrics.handled(caller.method, code);
-            return false;
+            return Fed::IsOver;
         }
         if call.measured.is_some() && room == 0 {
-            return true;
+            return Fed::Waits;
         }
         let caller = call.caller;
         let mut out = Vec::new();
@@ -128,23 +131,20 @@ impl Core {
                 let starts = !call.patience.has_made_some() && !out.is_empty();
                 call.patience.made(out.len());
                 let Some((connection, stream)) = connections.touch_stream(key) else {
-                    return false;
+                    return Fed::IsOver;
                 };
                 if starts {
                     connection.start_stream(stream);
                 }
                 connection.send_bytes(stream, out);
                 match step {
-                    Step::Waits => true,
-                    Step::More => {
-                        self.behind_streams = true;
-                        true
-                    }
+                    Step::Waits => Fed::Waits,
+                    Step::More => Fed::More,
                     Step::Done => {
                         connection.forget(stream);
                         connection.finish_stream(stream, Ok(()));
                         self.metrics.handled(caller.method, Code::Ok);
-                        false
+                        Fed::IsOver
                     }
                 }
             }
@@ -152,7 +152,7 @@ impl Core {
             Err(error) => {
                 self.metrics.handled(caller.method, error.code);
                 self.end_large_range(connections, key, error);
-                false
+                Fed::IsOver
             }
         }
     }
@@ -187,6 +187,8 @@ impl Core {
             return Ok(Step::More);
         };
         let bytes_max = room.min(*budget).min(limits::WRITTEN_SLICE_BYTES);
+        // The last key goes beyond it, mostly by less than this.
+        out.reserve_exact(bytes_max + limits::WRITTEN_SLICE_BYTES / 16);
         let done = call.range.write(&reader, bytes_max, out).map_err(failed)?;
         *budget = budget.saturating_sub(out.len().max(limits::WRITTEN_SLICE_BYTES / 8));
         if !done {

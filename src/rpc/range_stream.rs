@@ -28,6 +28,16 @@ pub struct RangeStreamCall {
     auth_revision: u64,
 }
 
+/// What a turn of an answer that is made in pieces has come to.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Fed {
+    /// There is more to make, and the connection takes it.
+    More,
+    /// The connection takes no more at the moment.
+    Waits,
+    IsOver,
+}
+
 impl Core {
     pub(super) fn range_stream(
         &mut self,
@@ -65,48 +75,48 @@ impl Core {
         self.streaming.push_back(key);
     }
 
-    /// Each answer that is made in pieces and can go on gets some further, until all have done what a turn
-    /// allows. Those that had no turn are first in the next.
+    /// Answers that are made in pieces get one after the other, in turns, until all have done what a turn
+    /// allows or wait for their connections. Those that had no turn are first in the next.
     pub(super) fn feed_streams(&mut self, connections: &mut Connections) {
-        self.behind_streams = false;
         let mut budget = limits::PIECES_PER_TURN_BYTES;
-        for _ in 0..self.streaming.len() {
-            if budget == 0 {
-                self.behind_streams = true;
-                return;
-            }
+        // How many in a row have nothing to do at the moment.
+        let mut waiting = 0;
+        while budget > 0 && waiting < self.streaming.len() {
             let Some(key) = self.streaming.pop_front() else { break };
             let is_large_range = connections.stream(key).is_some_and(|(connection, stream)| {
                 matches!(connection.calls.get(&stream), Some(Call::LargeRange(_)))
             });
-            let goes_on = if is_large_range {
+            let fed = if is_large_range {
                 self.feed_large_range(connections, key, &mut budget)
             } else {
                 self.feed_stream(connections, key, &mut budget)
             };
-            if goes_on {
+            waiting = if fed == Fed::Waits { waiting + 1 } else { 0 };
+            if fed != Fed::IsOver {
                 self.streaming.push_back(key);
             }
         }
+        self.behind_streams = waiting < self.streaming.len();
     }
 
-    /// Tells whether the stream has more to send.
     fn feed_stream(
         &mut self,
         connections: &mut Connections,
         key: StreamKey,
         budget: &mut usize,
-    ) -> bool {
+    ) -> Fed {
         for _ in 0..CHUNKS_PER_TURN {
-            let Some((connection, stream)) = connections.stream(key) else { return false };
+            let Some((connection, stream)) = connections.stream(key) else { return Fed::IsOver };
             if connection.room(stream) == 0 {
-                return true;
+                return Fed::Waits;
             }
-            let Some((connection, stream)) = connections.touch_stream(key) else { return false };
-            let Some(Call::RangeStream(call)) = connection.calls.get_mut(&stream) else {
-                return false;
+            let Some((connection, stream)) = connections.touch_stream(key) else {
+                return Fed::IsOver;
             };
-            let Some(range) = &mut call.stream else { return false };
+            let Some(Call::RangeStream(call)) = connection.calls.get_mut(&stream) else {
+                return Fed::IsOver;
+            };
+            let Some(range) = &mut call.stream else { return Fed::IsOver };
             let started = std::mem::replace(&mut call.started, true);
             let permitted_at = call.auth_revision;
             let made = self.chunk(range);
@@ -126,7 +136,7 @@ impl Core {
                         let code = result.as_ref().err().map_or(Code::Ok, |error| error.code);
                         self.metrics.handled(Method::RangeStream, code);
                         connection.finish_stream(stream, result);
-                        return false;
+                        return Fed::IsOver;
                     }
                 }
                 Err(error) => {
@@ -139,12 +149,11 @@ impl Core {
                         let id = connection.id;
                         connections.refuse(id, stream, error);
                     }
-                    return false;
+                    return Fed::IsOver;
                 }
             }
         }
-        self.behind_streams = true;
-        true
+        Fed::More
     }
 
     /// The next message of a stream, and whether it is the last.
