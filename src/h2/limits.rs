@@ -104,8 +104,11 @@ pub(super) const FRAME_BYTES_MAX: usize = 16_384;
 pub(super) const WINDOW_BYTES_DEFAULT: u32 = 65_535;
 /// The largest window (RFC 9113, 6.9.1).
 pub(super) const WINDOW_BYTES_MAX: u32 = (1 << 31) - 1;
-/// DATA up to this size is copied into the output at once; larger is kept and copied when taken.
+/// DATA up to this size is copied into the output at once; larger is kept and waits.
 pub(super) const COPY_BYTES_MAX: usize = 4_096;
+/// Parts of queued DATA below this are copied into what is sent: a piece more for the kernel to gather
+/// costs about as much.
+pub(super) const SHARED_BYTES_MIN: usize = 2_048;
 /// When this little room is left in what is taken, DATA waits for the next time instead of being
 /// cut into crumbs.
 pub(super) const CRUMB_BYTES: usize = 1_024;

@@ -1,8 +1,8 @@
 //! The sending half: replies into frames, under flow control.
 //!
 //! Headers and small DATA that the windows allow go straight into one output buffer. Other DATA
-//! waits in the queue of its stream, uncopied, and is cut into frames when output is taken; streams
-//! take turns, one frame each.
+//! waits in the queue of its stream, uncopied, and is cut into frames when output is taken, where it stays
+//! uncopied if whoever sends can gather; streams take turns, one frame each.
 
 use std::collections::VecDeque;
 
@@ -12,9 +12,11 @@ use super::StreamId;
 use super::connection::{Connection, Phase};
 use super::error::{ErrorCode, Violation};
 use super::frame::{self, FrameHeader, HEADER_LEN, Kind, flags};
+use super::gathered::Sink;
 use super::hpack::NO_DYNAMIC_TABLE;
 use super::limits::{
     BUFFER_BYTES_KEPT, COPY_BYTES_MAX, CRUMB_BYTES, FRAME_BYTES_MAX, OUTPUT_BYTES_SOFT_MAX,
+    SHARED_BYTES_MIN,
 };
 use super::stream::{Ending, Signal, State, Stream};
 
@@ -88,9 +90,9 @@ impl Output {
         self.control_bytes += self.buffer.len() - before;
     }
 
-    fn take(&mut self, max: usize, out: &mut Vec<u8>) {
+    fn take(&mut self, max: usize, out: &mut impl Sink) {
         let len = self.len().min(max);
-        out.extend_from_slice(&self.buffer[self.taken..self.taken + len]);
+        out.buffer().extend_from_slice(&self.buffer[self.taken..self.taken + len]);
         self.taken += len;
         if self.taken == self.buffer.len() {
             self.taken = 0;
@@ -246,7 +248,7 @@ impl Connection {
 
     /// Appends at most `max` octets to `out`; a `max` below ten is taken for ten, the shortest
     /// frame with data.
-    pub fn take_output(&mut self, max: usize, out: &mut Vec<u8>) {
+    pub fn take_output(&mut self, max: usize, out: &mut impl Sink) {
         let start = out.len();
         let end = start.saturating_add(max.max(HEADER_LEN + 1));
         self.output.take(end - start, out);
@@ -295,7 +297,7 @@ impl Connection {
     }
 
     /// Writes one DATA frame of the stream whose turn it is; false when none may be sent.
-    fn write_queued(&mut self, payload_max: usize, out: &mut Vec<u8>) -> bool {
+    fn write_queued(&mut self, payload_max: usize, out: &mut impl Sink) -> bool {
         let connection_window = self.send_window.available();
         let frame_bytes_max = self.peer.frame_bytes_max.min(FRAME_BYTES_MAX);
         let Some(stream) = self.streams.front_ready() else { return false };
@@ -319,8 +321,7 @@ impl Connection {
         let is_blocked = stream.send_window.available() == 0;
         let end_stream = is_drained && stream.ending == Ending::WithData;
         let flags = if end_stream { flags::END_STREAM } else { 0 };
-        out.reserve(HEADER_LEN + len);
-        FrameHeader { length: len, kind: Kind::Data, flags, stream: id }.write(out);
+        FrameHeader { length: len, kind: Kind::Data, flags, stream: id }.write(out.buffer());
         move_out(&mut stream.queue, len, out);
         self.pings.forgive();
         if !is_drained {
@@ -392,12 +393,16 @@ impl Connection {
 }
 
 /// Moves `len` octets from the head of a queue.
-fn move_out(queue: &mut VecDeque<Bytes>, mut len: usize, out: &mut Vec<u8>) {
+fn move_out(queue: &mut VecDeque<Bytes>, mut len: usize, out: &mut impl Sink) {
     while len > 0 {
         let Some(chunk) = queue.front_mut() else { return };
         let part = chunk.len().min(len);
-        out.extend_from_slice(&chunk[..part]);
-        chunk.advance(part);
+        if part < SHARED_BYTES_MIN {
+            out.buffer().extend_from_slice(&chunk[..part]);
+            chunk.advance(part);
+        } else {
+            out.share(chunk.split_to(part));
+        }
         len -= part;
         if chunk.is_empty() {
             queue.pop_front();

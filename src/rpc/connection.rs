@@ -27,7 +27,7 @@ use super::reflection::ReflectionCall;
 use super::snapshot::SnapshotCall;
 use super::watch::WatchCall;
 use crate::grpc;
-use crate::h2::{self, ErrorCode, RequestHead, StreamId};
+use crate::h2::{self, ErrorCode, RequestHead, Sink, StreamId};
 
 /// Names a connection for as long as it lives; never given to another one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -550,12 +550,12 @@ impl Connections {
         }
     }
 
-    pub fn take_output(&mut self, id: ConnId, max: usize, out: &mut Vec<u8>) {
+    pub fn take_output(&mut self, id: ConnId, max: usize, out: &mut impl Sink) {
         let Some(connection) = self.get(id) else { return };
         match &mut connection.protocol {
             Protocol::Unknown(_) => {}
             Protocol::Http2(h2) => h2.take_output(max, out),
-            Protocol::Http1(http1) => http1.take_output(max, out),
+            Protocol::Http1(http1) => http1.take_output(max, out.buffer()),
         }
     }
 

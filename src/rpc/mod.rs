@@ -55,7 +55,7 @@ pub use metrics::{Metrics, Timing};
 use crate::apply::Notice;
 use crate::auth::jwt::Verified;
 use crate::grpc::Code;
-use crate::h2::{self, ErrorCode, StreamId};
+use crate::h2::{self, ErrorCode, Sink, StreamId};
 use crate::mvcc::watch::WatchHub;
 use crate::node::{Late, Node, Output, PeerMessage, SnapshotOp, StopReason};
 use crate::proto::etcdserverpb::LeaseTimeToLiveRequest;
@@ -287,7 +287,7 @@ impl Server {
         self.connections.drain_dirty(into);
     }
 
-    pub fn take_output(&mut self, id: ConnId, max: usize, out: &mut Vec<u8>) {
+    pub fn take_output(&mut self, id: ConnId, max: usize, out: &mut impl Sink) {
         let before = out.len();
         self.connections.take_output(id, max, out);
         self.core.metrics.count(Count::SentBytes, (out.len() - before) as u64);

@@ -17,6 +17,7 @@ use super::notify::Notify;
 use super::reactor::Core;
 use super::socket::{Sent, Socket};
 use super::tls::{self, Arrival};
+use crate::h2::Gathered;
 use crate::rpc::ConnId;
 use crate::tls::Session;
 use std::cell::{Cell, RefCell};
@@ -74,13 +75,16 @@ impl Connection {
 
     /// Sends what the socket takes now. With TLS, `data` is what goes over the wire afterwards, and so is
     /// [`Sent::Part`] of it.
-    pub fn send(&self, data: &mut Vec<u8>) -> Sent {
+    pub fn send(&self, data: &mut Gathered) -> Sent {
         if let Some(session) = &self.session
-            && session.borrow_mut().seal(data).is_err()
+            && session.borrow_mut().seal(data.flatten()).is_err()
         {
             return Sent::Failed;
         }
-        self.socket.send(data)
+        match data.as_slice() {
+            Some(data) => self.socket.send(data),
+            None => self.socket.send_gathered(data),
+        }
     }
 
     /// Leaves `rest` to a task; the core is told when it is written.

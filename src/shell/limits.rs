@@ -21,8 +21,9 @@ pub const READ_CHUNK_BYTES: usize = 64 << 10;
 /// into many system calls.
 pub const READ_WINDOW_MIN_BYTES: usize = 16 << 10;
 
-/// What one connection may send in one round of a flush, before the next connection has its turn.
-pub const FLUSH_BYTES_MAX: usize = 256 << 10;
+/// What one connection may send in one round of a flush, before the next connection has its turn: what a
+/// stream may have queued, with the headers of its frames.
+pub const FLUSH_BYTES_MAX: usize = 528 << 10;
 
 /// Rounds of `FLUSH_BYTES_MAX` per connection and turn; the rest waits for the next turn.
 pub const FLUSH_ROUNDS_MAX: usize = 4;

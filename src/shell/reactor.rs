@@ -31,6 +31,7 @@ use super::socket::{Input, Sent, Socket};
 use super::store_disk::{Grown, StoreDisk};
 use super::tls::Tls;
 use super::{fatal, files, sigbus, uring, warm};
+use crate::h2::{Gathered, Sink};
 use crate::node::{SnapshotOp, StopReason};
 use crate::rpc::{ConnId, ListenerKind, Server, Timing};
 use crate::store::{self, FrameMemory};
@@ -63,7 +64,7 @@ pub struct Core {
     /// Connections with output, gathered for the flush of this turn.
     dirty: RefCell<Vec<ConnId>>,
     /// What one connection sends; one buffer for all, since a flush is one connection at a time.
-    output: RefCell<Vec<u8>>,
+    output: RefCell<Gathered>,
     paused: RefCell<Vec<Rc<Connection>>>,
     /// Peers that have said their last word and may still wait for ours.
     half_closed: RefCell<Vec<Rc<Connection>>>,
@@ -539,7 +540,7 @@ impl Core {
         let mut output = self.output.borrow_mut();
         for _ in 0..FLUSH_ROUNDS_MAX {
             output.clear();
-            self.server.borrow_mut().take_output(id, FLUSH_BYTES_MAX, &mut output);
+            self.server.borrow_mut().take_output(id, FLUSH_BYTES_MAX, &mut *output);
             if output.is_empty() {
                 if self.server.borrow_mut().should_close(id) {
                     if self.server.borrow_mut().spoke_tls(id) {
@@ -553,7 +554,7 @@ impl Core {
             match connection.send(&mut output) {
                 Sent::All => {}
                 Sent::Part(len) => {
-                    return connection.stall(self, output.split_off(len));
+                    return connection.stall(self, output.rest(len));
                 }
                 Sent::Failed => return self.lost(connection),
             }
