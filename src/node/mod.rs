@@ -108,9 +108,11 @@ pub struct Options {
 }
 
 impl Options {
-    /// What `Recovered::new` is to keep of the log for followers that are behind: entries, bytes.
-    pub fn kept_log(&self) -> (usize, usize) {
-        (usize::try_from(self.catch_up_entries).unwrap_or(usize::MAX), LOG_KEPT_BYTES_MAX / 2)
+    /// What `Recovered::new` is to keep of the log for followers that are behind: entries, bytes. Who is the
+    /// only one of `members` has none.
+    pub fn kept_log(&self, members: usize) -> (usize, usize) {
+        let entries = if members == 1 { 1 } else { self.catch_up_entries };
+        (usize::try_from(entries).unwrap_or(usize::MAX), LOG_KEPT_BYTES_MAX / 2)
     }
 }
 

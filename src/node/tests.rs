@@ -150,17 +150,6 @@ impl Bed {
             .unwrap_or_else(|| (self.founding.clone(), self.id));
         let options = crate::apply::Options { lease_ttl_min_s: 2, joins: self.joins };
         let applier = Applier::open(store, cluster, member, options, self.now_ms).unwrap();
-        let applied = (applier.applied_index(), applier.applied_term());
-        let mut recovered = Recovered::new(applied, self.log_kept.1 as usize, 1 << 20);
-        if self.forces_new_cluster {
-            recovered = recovered.forcing_new_cluster();
-        }
-        let log = wal::recover(&mut self.log, &mut |record| {
-            recovered.visit(record.kind, record.index, record.bytes());
-        })
-        .unwrap();
-        self.incoming = None;
-        let small = wal::Options { segment_bytes: 256 << 10, batch_bytes: 64 << 10 };
         let options = Options {
             metadata: Metadata { cluster_id: 1, member_id: self.id },
             name: format!("m{}", self.id),
@@ -181,6 +170,18 @@ impl Bed {
             inflight_appends_max: 256,
             seed: self.starts,
         };
+        let applied = (applier.applied_index(), applier.applied_term());
+        let (entries, bytes) = options.kept_log(applier.cluster.members().len());
+        let mut recovered = Recovered::new(applied, entries, bytes);
+        if self.forces_new_cluster {
+            recovered = recovered.forcing_new_cluster();
+        }
+        let log = wal::recover(&mut self.log, &mut |record| {
+            recovered.visit(record.kind, record.index, record.bytes());
+        })
+        .unwrap();
+        self.incoming = None;
+        let small = wal::Options { segment_bytes: 256 << 10, batch_bytes: 64 << 10 };
         let log = wal::Writer::new(small, log);
         self.node = Some(Node::new(applier, log, recovered, options, self.now_ms).unwrap());
     }
@@ -657,6 +658,31 @@ fn a_run_that_a_reader_keeps_from_going_on_says_so_and_ends() {
     }
     assert_eq!(bed.node().defrag_counts().done, 1);
     assert!(bed.node().applier.store.file_len() < 4 << 20);
+}
+
+#[test]
+fn a_member_on_its_own_starts_with_nothing_but_what_it_has_to_replay() {
+    let mut bed = Bed::new();
+    bed.settle();
+    for round in 0..40 {
+        bed.put(&format!("k{round}"), "v");
+    }
+    bed.settle();
+    let ticket = bed.node().start_defragment();
+    while !bed.node().defragmented(ticket) {
+        bed.turn();
+        bed.store_op();
+    }
+    let durable = bed.node().applier.store.durable_mark();
+    assert!(durable > 40);
+    bed.put("k", "later");
+    bed.settle();
+    bed.crash(&mut Random(1));
+    let raft = bed.node().raft();
+    assert_eq!(raft.start_index().0, durable);
+    assert!(raft.last_index().0 > durable);
+    bed.settle();
+    assert_eq!(bed.get("k", 0).as_deref(), Some("later"));
 }
 
 #[test]

@@ -237,7 +237,7 @@ impl Start {
 
     fn recovered(&self) -> node::Recovered {
         let applied = (self.applier.applied_index(), self.applier.applied_term());
-        let (entries, bytes) = self.options.kept_log();
+        let (entries, bytes) = self.options.kept_log(self.applier.cluster.members().len());
         node::Recovered::new(applied, entries, bytes)
     }
 

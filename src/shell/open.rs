@@ -76,7 +76,7 @@ pub fn server(
     let seed = files::random().map_err(|error| format!("/dev/urandom: {error}"))?;
     let options = node_options(config, metadata, u64::from_be_bytes(seed));
     let applied = applier.applied_index();
-    let (entries, bytes) = options.kept_log();
+    let (entries, bytes) = options.kept_log(applier.cluster.members().len());
     let mut recovered = node::Recovered::new((applied, applier.applied_term()), entries, bytes);
     if config.force_new_cluster {
         recovered = recovered.forcing_new_cluster();

@@ -159,7 +159,7 @@ impl Member {
             inflight_appends_max: self.odds.inflight_appends_max,
             seed: self.seed,
         };
-        let (entries, bytes) = options.kept_log();
+        let (entries, bytes) = options.kept_log(applier.cluster.members().len());
         let mut recovered = Recovered::new(applied, entries, bytes);
         let mut records = Vec::new();
         let log = wal::recover(&mut self.log_disk, &mut |record| {
