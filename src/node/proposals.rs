@@ -153,8 +153,15 @@ impl Taken {
         }
     }
 
+    /// Of those who are no members any more only one number stays: what they sent before counts as
+    /// doubled.
     pub(super) fn forget_strangers(&mut self, is_member: impl Fn(NodeId) -> bool) {
-        self.by.retain(|id, _| is_member(*id));
+        for (_, seen) in self.by.iter_mut().filter(|(id, _)| !is_member(**id)) {
+            if let Some((last, _)) = seen.attempts.pop_last() {
+                seen.floor = last;
+                seen.attempts.clear();
+            }
+        }
     }
 }
 
@@ -368,7 +375,10 @@ mod tests {
             assert!(taken.take(from, id, 1));
         }
         assert!(!taken.take(from, 7, 2), "too old to be remembered");
-        taken.forget_strangers(|id| id == NodeId(2));
-        assert!(!taken.is_known(from, 7, 1) && taken.is_known(NodeId(2), 7, 1));
+        assert!(taken.take(NodeId(2), 9, 1));
+        taken.forget_strangers(|id| id == from);
+        assert!(taken.by[&NodeId(2)].attempts.is_empty() && !taken.by[&from].attempts.is_empty());
+        assert!(!taken.take(NodeId(2), 7, 1) && !taken.take(NodeId(2), 9, 2));
+        assert!(taken.take(NodeId(2), 10, 1));
     }
 }
