@@ -81,6 +81,7 @@ impl Node {
         if meta.position.index <= self.raft.commit_index() {
             return self.say_snapshot(from, SnapshotMessage::Complete { transfer: number });
         }
+        let leads = self.raft.leader() == Some(from);
         if let Some(incoming) = &mut self.incoming {
             if incoming.is(from, number) {
                 incoming.heard_ms = self.now_ms;
@@ -91,11 +92,11 @@ impl Node {
                 }
                 return;
             }
-            // Another one is on its way. It has its chance, unless it has fallen silent or its
-            // sender has begun anew.
+            // Another one is on its way. It has its chance, unless it has fallen silent, its sender has
+            // begun anew, or it is not the leader's: who leads no more sends no more.
             let is_silent = incoming.heard_ms + SNAPSHOT_SILENCE_MS < self.now_ms;
             let is_open = matches!(incoming.stage, Stage::Creating { .. } | Stage::Receiving);
-            if is_open && (is_silent || incoming.from == from) {
+            if is_open && (is_silent || leads || incoming.from == from) {
                 incoming.discard();
             }
             return;

@@ -367,6 +367,31 @@ fn a_member_that_lags_behind_the_log_gets_the_state_and_goes_on_with_the_log() {
 }
 
 #[test]
+fn the_state_of_a_new_leader_does_not_wait_for_that_of_one_that_is_gone() {
+    let mut net = Net::of(3);
+    let leader = net.leader();
+    let follower = net.follower();
+    net.put_now(leader, "before", "v");
+    net.stop(follower);
+    for round in 0..400 {
+        net.put(leader, &format!("k{}", round % 90), &"x".repeat(20_000));
+        if round % 50 == 0 {
+            net.run(30);
+        }
+    }
+    net.run(500);
+    net.start(follower);
+    net.until("a part of a snapshot", |net| net.node(follower).snapshot_counts().receiving == 1);
+    // Writes need the one who lags: there is no other majority.
+    net.isolate(leader);
+    let gone_ms = net.now_ms;
+    net.until("another leader", |net| net.find_leader().is_some_and(|found| found != leader));
+    net.until("a snapshot", |net| net.node(follower).snapshot_counts().received == 1);
+    let took_ms = net.now_ms - gone_ms;
+    assert!(took_ms < super::super::limits::SNAPSHOT_SILENCE_MS / 2, "{took_ms} ms");
+}
+
+#[test]
 fn a_crash_at_any_step_of_receiving_a_state_leaves_the_old_or_the_new() {
     let mut crashes = 0;
     for step in 0.. {
