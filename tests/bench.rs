@@ -10,6 +10,7 @@ mod server;
 use std::process::{Command, Output};
 
 use ringd::bench::Report;
+use ringd::tls::authority::{Authority, Order};
 use server::{Kind, Server, kinds};
 
 fn bench(args: &[&str]) -> Output {
@@ -82,6 +83,32 @@ fn every_shape_is_answered_without_an_error() {
         // Deletions carry no value, and so no stamp that a latency could be told by.
         let stamped = changes - count(&report, "pod delete");
         assert_eq!(count(&report, "delivery"), 3 * stamped, "{report:#?}");
+    }
+}
+
+#[test]
+fn a_connection_for_each_request_is_made_and_counts() {
+    let folder = tempfile::TempDir::new().unwrap();
+    let mut authority = Authority::new("bench");
+    let issued = authority.issue(&Order::new("server", &["127.0.0.1"]));
+    let texts = [authority.certificate(), issued.certificate, issued.key];
+    let files = ["ca.pem", "server.pem", "key.pem"].map(|name| folder.path().join(name));
+    for (path, text) in files.iter().zip(texts) {
+        std::fs::write(path, text).unwrap();
+    }
+    let [ca, certificate, key] = files.map(|path| path.display().to_string());
+    for kind in kinds() {
+        let flags = [format!("--cert-file={certificate}"), format!("--key-file={key}")];
+        let server = Server::start_tls(kind, &flags.each_ref().map(String::as_str));
+        let endpoint = format!("https://{}", server.endpoint());
+        let args = ["range", "--serializable", "--reconnect", "-c", "5", "-s", "1", "-n", "300"];
+        let rest = ["--json", "-", "--cacert", &ca, "--endpoints", &endpoint];
+        let output = bench(&[&args[..], &rest].concat());
+        let errors = String::from_utf8_lossy(&output.stderr);
+        assert_eq!(output.status.code(), Some(0), "{kind}: {errors}");
+        let report: Report = serde_json::from_slice(&output.stdout).expect("a report");
+        let seen = (report.requests, report.failed, report.connections_lost);
+        assert_eq!(seen, (300, 0, 0), "{kind}: {report:#?}");
     }
 }
 

@@ -112,7 +112,7 @@ pub fn all(tls: bool) -> Vec<Shape> {
         is_pinned: true,
         ..shape(name, what, prepare, load, targets)
     };
-    vec![
+    let mut shapes = vec![
         shape(
             "put-10x20",
             "puts of 256 B over 10 connections x 20 streams",
@@ -206,5 +206,15 @@ pub fn all(tls: bool) -> Vec<Shape> {
             "range --serializable --keys 10 -c 10 -s 100 -d 4s",
             vec![AtLeast(Throughput, 200_000.0)],
         ),
-    ]
+    ];
+    if tls {
+        shapes.push(shape(
+            "handshakes",
+            "handshakes with certificates on both sides and one serializable get each, 20 at a time",
+            "put -c 1 -s 1 -n 1",
+            "range --serializable --keys 10 -c 20 -s 1 --reconnect -w 1s -d 6s",
+            vec![],
+        ));
+    }
+    shapes
 }

@@ -120,6 +120,9 @@ pub struct Options {
     /// Requests in flight on each connection
     #[arg(long, short, default_value_t = 20, value_name = "N", help_heading = "Server")]
     pub streams: usize,
+    /// A new connection for each request; to make it counts
+    #[arg(long, help_heading = "Server")]
+    pub reconnect: bool,
 
     /// Requests per second, answered or not [default: closed loop]
     #[arg(long, short, value_name = "PER_SECOND", help_heading = "Load")]
@@ -322,6 +325,15 @@ impl Options {
                 return Err(format!("--endpoints {endpoint}: must be HOST:PORT"));
             }
         }
+        if self.reconnect {
+            let has_streams = matches!(self.shape, Shape::Watch | Shape::Lease | Shape::Kubernetes);
+            if has_streams || self.streams != 1 {
+                let shape = self.shape.name();
+                return Err(format!(
+                    "--reconnect: needs --streams 1, and a shape without long streams, not {shape}"
+                ));
+            }
+        }
         let is_list = self.limit.is_some() || self.count_only;
         if is_list && self.shape != Shape::Range {
             return Err(format!("--limit and --count-only: not for {}", self.shape.name()));
@@ -406,6 +418,8 @@ mod tests {
             ("put --endpoints https://a", "https://a"),
             ("put --cert a", "--key"),
             ("put --limit 5", "--limit"),
+            ("put --reconnect", "--streams 1"),
+            ("watch --reconnect -s 1", "watch"),
             ("range --keys-only", "--limit"),
             ("mixed --read-percent 101", "101"),
             ("txn --ops 0", "--ops"),

@@ -89,6 +89,8 @@ struct Core {
 pub struct Engine {
     core: Core,
     links: Vec<Link>,
+    /// When each was dialled last.
+    dialled_ns: Vec<u64>,
     schedule: Schedule,
     random: Random,
     message: Vec<u8>,
@@ -106,6 +108,7 @@ pub struct Engine {
 impl Engine {
     pub fn new(options: Options, now_ns: u64) -> Engine {
         let work = work::of(&options);
+        let dialled_ns = vec![now_ns; options.connections];
         let links = (0..options.connections).map(|_| Link::Down { retry_at_ns: now_ns }).collect();
         let schedule = Schedule::new(None, now_ns, 0, options.until());
         let core = Core {
@@ -124,6 +127,7 @@ impl Engine {
             random: Random::new(core.options.seed),
             core,
             links,
+            dialled_ns,
             schedule,
             message: Vec::new(),
             dirty: Vec::new(),
@@ -152,6 +156,7 @@ impl Engine {
             |link: &Link| matches!(link, Link::Down { retry_at_ns } if *retry_at_ns <= now_ns);
         let link = self.links.iter().position(is_due)?;
         self.links[link] = Link::Dialling;
+        self.dialled_ns[link] = now_ns;
         Some(link)
     }
 
@@ -181,12 +186,14 @@ impl Engine {
         core.release_link(link, why, now_ns);
     }
 
-    /// Takes what was read. The error says why the connection is to be closed; [`Engine::lost`] has
-    /// happened by then.
+    /// Takes what was read. The error says why the connection is to be closed; what [`Engine::lost`] does
+    /// has happened by then.
     pub fn receive(&mut self, link: LinkId, input: &[u8], now_ns: u64) -> Result<(), String> {
         let Link::Up(connection) = &mut self.links[link] else { return Ok(()) };
         let was_ready = connection.is_ready();
         let core = &mut self.core;
+        // Its one request, of a connection that is for one.
+        let only = core.options.reconnect.then(|| core.slots[link].is_some());
         let received = connection.receive(input, &mut |event| core.event(event, now_ns));
         if let Err(broken) = received {
             self.lost(link, broken.0, now_ns);
@@ -197,6 +204,12 @@ impl Engine {
             let used = core.work.streams().iter().filter(|long| long.connection == link).count();
             let room = connection.concurrent_max().saturating_sub(used).max(1);
             core.free.extend(link * streams..link * streams + streams.min(room));
+        }
+        if only == Some(true) && core.slots[link].is_none() && core.phase == Phase::Load {
+            self.bytes_received += connection.bytes_received();
+            self.links[link] = Link::Down { retry_at_ns: now_ns };
+            self.core.free.retain(|free| *free != link);
+            return Err("its request is answered".to_owned());
         }
         if connection.is_ending() && connection.is_idle() {
             self.lost(link, "the server is going away", now_ns);
@@ -374,6 +387,9 @@ impl Engine {
                 Phase::Prepare => (now_ns, false),
                 Phase::Load if self.is_stopped || core.work.is_passive() => return,
                 Phase::Load => match self.schedule.take(now_ns) {
+                    Some(due) if core.options.reconnect && core.options.rate().is_none() => {
+                        (self.dialled_ns[link], due.is_measured)
+                    }
                     Some(due) => (due.start_ns, due.is_measured),
                     None => return,
                 },

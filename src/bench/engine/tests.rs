@@ -258,3 +258,26 @@ fn a_run_that_is_stopped_shows_what_it_has() {
     world.engine.stop();
     assert!(matches!(world.engine.outcome(), Some(Err(_))));
 }
+
+#[test]
+fn with_reconnect_each_request_has_a_connection_of_its_own_which_counts() {
+    let mut world = World::new("put -c 3 -s 1 -n 30 --reconnect");
+    let mut dialled = 0;
+    for _ in 0..200 {
+        while let Some(link) = world.engine.wants_connection(world.now_ns) {
+            dialled += 1;
+            // To make it takes a while.
+            world.now_ns += 5 * MS;
+            world.peers[link] = Some(Peer::new());
+            world.engine.connected(link);
+        }
+        world.turn();
+        world.now_ns += MS;
+        world.answer(b"0");
+    }
+    let report = world.report();
+    assert_eq!((report.requests, report.failed, report.connections_lost), (30, 0, 0));
+    assert!(dialled >= 30, "{dialled} connections");
+    // But for the first of each, which were made before the load.
+    assert!(report.latency.p50 >= 5_000.0, "{:?}", report.latency);
+}
