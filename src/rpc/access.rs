@@ -72,6 +72,7 @@ pub fn rule(method: Method) -> Rule {
         Method::Leader | Method::Observe => Rule::Read,
         Method::Alarm => Rule::Alarm,
         Method::HealthCheck
+        | Method::HealthList
         | Method::HealthWatch
         | Method::Reflection
         | Method::ReflectionAlpha

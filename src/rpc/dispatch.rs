@@ -407,6 +407,7 @@ impl Core {
             Method::HashKv => self.hash_kv(caller, message),
             Method::Defragment => self.defragment(caller, message),
             Method::HealthCheck => self.health_check(message),
+            Method::HealthList => self.health_list(message),
             Method::Authenticate => self.authenticate(caller, message),
             Method::UserAdd => self.user_add(caller, message),
             Method::UserChangePassword => self.user_change_password(caller, message),

@@ -310,7 +310,7 @@ impl Connection {
         let Some(call) = self.gateway.get(&stream) else { return };
         match gateway::streamed(call.method, message.body()) {
             Ok(line) => {
-                self.gateway_begin(stream, 200);
+                self.gateway_begin(stream, 200, true);
                 self.answer_piece(stream, line.into_bytes());
             }
             Err(_) => self.gateway_finish_stream(stream, Err(MALFORMED)),
@@ -334,14 +334,23 @@ impl Connection {
         fields
     }
 
-    fn gateway_begin(&mut self, stream: StreamId, status: u16) {
+    /// What a call said beside its messages comes with the first of them. A stream without any says nothing beside how it
+    /// ended, except through that HTTP server.
+    fn gateway_begin(&mut self, stream: StreamId, status: u16, has_body: bool) {
         let Some(call) = self.gateway.get(&stream) else { return };
-        let metadata = self.gateway_metadata(&call.cors);
+        let has_message = status == 200 && has_body;
+        let metadata = match has_message || self.is_secure {
+            true => self.gateway_metadata(&call.cors),
+            false => Fields::new(),
+        };
         let Some(call) = self.gateway.get_mut(&stream) else { return };
         if std::mem::replace(&mut call.started, true) {
             return;
         }
-        let mut fields: Fields = vec![(JSON.0, JSON.1.into())];
+        let mut fields = Fields::new();
+        if has_body {
+            fields.push((JSON.0, JSON.1.into()));
+        }
         fields.extend(metadata);
         fields.append(&mut call.cors);
         self.begin_answer(stream, status, &fields);
@@ -376,10 +385,10 @@ impl Connection {
         if let Err(error) = &result {
             let code = error.code as u8;
             let line = gateway::streamed_failure(code, &error.message);
-            self.gateway_begin(stream, gateway::http_status(code));
+            self.gateway_begin(stream, gateway::http_status(code), true);
             self.answer_piece(stream, line.into_bytes());
         }
-        self.gateway_begin(stream, 200);
+        self.gateway_begin(stream, 200, false);
         self.gateway.remove(&stream);
         self.end_answer(stream);
     }

@@ -95,6 +95,7 @@ methods! {
     Observe, "v3electionpb.Election", "Observe", ServerStream;
     Resign, "v3electionpb.Election", "Resign", Unary;
     HealthCheck, "grpc.health.v1.Health", "Check", Unary;
+    HealthList, "grpc.health.v1.Health", "List", Unary;
     HealthWatch, "grpc.health.v1.Health", "Watch", ServerStream;
     Reflection, "grpc.reflection.v1.ServerReflection", "ServerReflectionInfo", BidiStream;
     ReflectionAlpha, "grpc.reflection.v1alpha.ServerReflection", "ServerReflectionInfo", BidiStream;
