@@ -3,6 +3,7 @@
 //! The commands are data, in `script.txt`, and in `tls.txt` for TLS with users. Each server gets its own run, and afterwards the two are compared command by
 //! command; with `RINGD_SHOW` in the environment all of it is printed. Masked is what two servers may differ in: addresses, lease ids, terms, indices, sizes, durations.
 
+mod coverage;
 mod normal;
 
 use std::collections::BTreeMap;
@@ -51,7 +52,26 @@ fn etcdctl_writes_the_same_as_against_etcd_over_tls_as_a_user() {
     pki.issue("server", &Order::new("server", &["localhost", "127.0.0.1"]));
     pki.issue("alice", &Order::new("alice", &[]));
     let pki = pki;
-    compare("etcdctl as a user", TLS_SCRIPT, |kind| Session::secure(kind, &etcdctl, &pki));
+    std::thread::scope(|scope| {
+        scope.spawn(|| check_perf(&etcdctl));
+        compare("etcdctl as a user", TLS_SCRIPT, |kind| Session::secure(kind, &etcdctl, &pki));
+    });
+}
+
+/// Takes a minute, whatever the server. How fast it is found to be, is left open.
+fn check_perf(etcdctl: &Path) {
+    let server = Server::start(Kind::Ringd, &SERVER);
+    let args = "check perf --load=s --prefix=perf/ --auto-compact --auto-defrag";
+    let output = Command::new(etcdctl)
+        .env("ETCDCTL_ENDPOINTS", server.endpoint())
+        .args(args.split(' '))
+        .output()
+        .expect("etcdctl starts");
+    let written = String::from_utf8_lossy(&output.stdout);
+    for part in ["Compacted with", "Defragmented", "Throughput", "Slowest request", "Stddev"] {
+        assert!(written.contains(part), "no {part}: {output:?}");
+    }
+    assert!(!written.contains("too many errors"), "{output:?}");
 }
 
 fn compare(test: &str, script: &str, start: impl Fn(Kind) -> Session + Sync) {
