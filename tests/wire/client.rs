@@ -292,6 +292,10 @@ impl Stream {
 
     /// The next message, `None` when the stream has ended.
     pub async fn next(&mut self) -> Option<Bytes> {
+        self.next_in_time().await.expect("a message before patience ends")
+    }
+
+    async fn next_in_time(&mut self) -> Result<Option<Bytes>, tokio::time::error::Elapsed> {
         let next = tokio::time::timeout(PATIENCE, async {
             loop {
                 let mut changed = std::pin::pin!(self.inbox.changed.notified());
@@ -309,13 +313,24 @@ impl Stream {
                 changed.await;
             }
         });
-        next.await.expect("a message before patience ends")
+        next.await
     }
 
     pub async fn message<A: Message + Default>(&mut self) -> A {
         match self.next().await {
             Some(bytes) => A::decode(bytes).expect("a message of the expected type"),
             None => panic!("the stream ended: {:?}", self.reply()),
+        }
+    }
+
+    /// As a reply: the next message, or how the stream has ended without one.
+    pub async fn next_or_end(&mut self) -> Reply {
+        match self.next_in_time().await {
+            Ok(Some(message)) => {
+                Reply { head: self.reply().head, messages: vec![message], ..Reply::default() }
+            }
+            Ok(None) => Reply { messages: Vec::new(), ..self.reply() },
+            Err(_) => Reply { broken: Some("no message".to_owned()), ..Reply::default() },
         }
     }
 

@@ -158,6 +158,9 @@ const REQUESTS: &[(&str, &str)] = &[
     ("/v3/kv/lease/timetolive", r#"{"ID":9,"keys":true}"#),
     ("/v3/lease/keepalive", r#"{"ID":7}"#),
     ("/v3/lease/keepalive", r#"{"ID":7}{"ID":"8"} x"#),
+    // No message ever comes, and so none is answered.
+    ("/v3/lease/keepalive", r#"{"ID":7-8}"#),
+    ("/v3/lease/keepalive", ""),
     ("/v3/lease/revoke", r#"{"ID":7}"#),
     ("/v3/kv/lease/revoke", r#"{"ID":7}"#),
     ("/v3/cluster/member/list", "{}"),

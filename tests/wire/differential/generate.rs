@@ -6,8 +6,12 @@
 
 use bytes::Bytes;
 use ringd::proto::etcdserverpb as pb;
+use ringd::proto::health::{HealthCheckRequest, HealthListRequest};
+use ringd::proto::{v3electionpb as election, v3lockpb as lock};
 
-use super::request::Request;
+use super::administration::administration;
+use super::json;
+use super::request::{ADDED, ELECTED, Request};
 use crate::rng::Rng;
 
 /// What the generator knows of the state that the servers are in.
@@ -37,6 +41,25 @@ const EDGE_BYTES: usize = 200;
 pub enum Step {
     /// One call, or several that overlap, none of which changes anything.
     Calls(Vec<Request>),
+    /// A call in JSON: the request that it was made of, and the body.
+    Gateway {
+        request: Request,
+        body: String,
+        is_damaged: bool,
+    },
+    /// A call that waits until `then` has been asked. Before that there are to be `keys` keys below `prefix`: the
+    /// call has put its own.
+    Waiting {
+        request: Request,
+        prefix: &'static str,
+        keys: i64,
+        then: Vec<Request>,
+    },
+    /// A stream of which one message comes at once, and one more after each of `then`.
+    Observing {
+        request: Request,
+        then: Vec<Vec<Request>>,
+    },
     WatchCreate {
         stream: usize,
         request: pb::WatchCreateRequest,
@@ -79,11 +102,19 @@ impl Step {
                     | LeaseTimeToLive(_)
             )
         };
-        matches!(self, Step::Calls(requests) if requests.iter().all(reads))
+        match self {
+            Step::Calls(requests) => requests.iter().all(reads),
+            Step::Gateway { request, .. } => reads(request),
+            _ => false,
+        }
     }
 
     pub fn is_watch(&self) -> bool {
-        !matches!(self, Step::Calls(_))
+        use Step::*;
+        matches!(
+            self,
+            WatchCreate { .. } | WatchCancel { .. } | WatchProgress { .. } | WatchReopen { .. }
+        )
     }
 
     pub fn is_lease(&self) -> bool {
@@ -108,6 +139,8 @@ impl Limits {
 
 pub struct Generator {
     rng: Rng,
+    /// How many members were added.
+    learners: usize,
     /// Widens the keys of some seeds, so that ranges are long in some and collisions frequent in others.
     spread: usize,
 }
@@ -141,19 +174,38 @@ const ENDS: &[&[u8]] = &[b"b", b"k0", b"k/3", b"l", b"\xff", b"a", b"zz", b"\x01
 const LEASES: &[i64] = &[1, 2, 3, 4, 5, 7_587_862_094_001, i64::MAX, -3];
 /// Longer than any run.
 const TTLS: &[i64] = &[5_000, 6_000, 7_000, 8_000, 1_000_000, 9_000_000_000];
+/// Names of locks and elections, what their keys begin with, and the key of the first of [`RECIPE_LEASES`].
+const RECIPES: &[[&str; 3]] =
+    &[["lock", "lock/", "lock/1269"], ["a", "a/", "a/1269"], ["b", "b/", "b/1269"]];
+const RECIPE_LEASES: [i64; 2] = [0x1269, 0x126a];
 const SHORT_TTLS: &[i64] = &[0, 1, 2, -1, i64::MIN];
 
 impl Generator {
     pub fn new(seed: u64) -> Generator {
         let mut rng = Rng::new(seed);
         let spread = rng.pick(&[0, 0, 10, 60, 400]);
-        Generator { rng, spread }
+        Generator { rng, learners: 0, spread }
     }
 
     /// The next steps, which belong together.
     pub fn next(&mut self, world: &World) -> Vec<Step> {
+        let steps = self.next_calls(world);
+        if let [Step::Calls(requests)] = &steps[..]
+            && let [request] = &requests[..]
+            && self.rng.chance(8)
+            // How long a message is that is too large for gRPC, the gateway cannot know from the JSON.
+            && request.encode().len() < world.limits.max_request_bytes + OVERHEAD_BYTES
+            && let Some((body, is_damaged)) = json::body(request, &mut self.rng)
+        {
+            return vec![Step::Gateway { request: request.clone(), body, is_damaged }];
+        }
+        steps
+    }
+
+    fn next_calls(&mut self, world: &World) -> Vec<Step> {
         let one = |request| vec![Step::Calls(vec![request])];
-        match self.rng.weighted(&[300, 300, 60, 120, 12, 10, 10, 60, 12, 1, 8, 10, 1]) {
+        match self.rng.weighted(&[300, 300, 60, 120, 12, 10, 10, 60, 12, 1, 8, 10, 1, 4, 3, 40, 6])
+        {
             0 => {
                 let count = 1 + self.rng.below(6);
                 vec![Step::Calls((0..count).map(|_| self.read(world)).collect())]
@@ -176,6 +228,16 @@ impl Generator {
             9 => one(Request::Defragment(pb::DefragmentRequest {})),
             10 => self.alarm(world),
             12 => vec![Step::Drain, Step::Settle, Step::Restart { kill: self.rng.chance(70) }],
+            13 => self.recipe(),
+            14 => self.members(),
+            15 => {
+                let request = administration(&mut self.rng);
+                // With that, auth would be enabled some day; the other run has it on.
+                let is_roots = matches!(&request, Request::UserGrantRole(grant)
+                    if grant.user == "root" && grant.role == "root");
+                if is_roots { Vec::new() } else { one(request) }
+            }
+            16 => one(self.maintenance(world)),
             // A stream by its nature; of a lease that outlives the run it changes no more than the order of expiry.
             _ => one(Request::KeepAlive(pb::LeaseKeepAliveRequest { id: self.lease_id() })),
         }
@@ -540,6 +602,195 @@ impl Generator {
         requests.push(order(2));
         requests.push(Request::Alarm(pb::AlarmRequest::default()));
         requests.into_iter().map(|request| Step::Calls(vec![request])).collect()
+    }
+
+    /// What takes no key, and changes nothing that the rest of a sequence could notice.
+    fn maintenance(&mut self, world: &World) -> Request {
+        match self.rng.below(9) {
+            0 => Request::Hash(pb::HashRequest {}),
+            1 => Request::Snapshot(pb::SnapshotRequest {}),
+            2 => Request::MoveLeader(pb::MoveLeaderRequest {
+                target_id: self.rng.pick(&[world.member, 0, 1]),
+            }),
+            // A downgrade that is enabled goes on in the background: at the end of a sequence only.
+            3 | 4 => Request::Downgrade(pb::DowngradeRequest {
+                action: self.rng.pick(&[0, 0, 2, 3, -1]),
+                version: self.downgrade_target(),
+            }),
+            5 => Request::Downgrade(pb::DowngradeRequest {
+                action: 1,
+                version: self.rng.pick(&["3.5", "3.8.0", "x", "", "4.6", "3"]).to_owned(),
+            }),
+            6 => Request::HealthList(HealthListRequest {}),
+            7 => Request::AuthDisable(pb::AuthDisableRequest {}),
+            _ => Request::HealthCheck(HealthCheckRequest { service: self.service() }),
+        }
+    }
+
+    fn service(&mut self) -> String {
+        self.rng.pick(&["", "", "etcdserverpb.KV", "nonsense"]).to_owned()
+    }
+
+    fn downgrade_target(&mut self) -> String {
+        let targets =
+            ["3.6", "3.6.0", "3.6.9", "3.5", "3.7", "3.7.0", "3.8", "x", "", "3.6.x", "6"];
+        self.rng.pick(&targets).to_owned()
+    }
+
+    /// What ends a sequence: a leader stays one, and what goes on in the background.
+    pub fn last(&mut self, world: &World) -> Vec<Step> {
+        let downgrade = |action| {
+            let version = "3.6".to_owned();
+            Request::Downgrade(pb::DowngradeRequest { action, version })
+        };
+        let status = || Request::Status(pb::StatusRequest {});
+        let stay = Request::MoveLeader(pb::MoveLeaderRequest { target_id: world.member });
+        [stay, status(), downgrade(1), status(), downgrade(2)]
+            .map(|request| Step::Calls(vec![request]))
+            .into()
+    }
+
+    /// A learner that nobody has started comes and goes.
+    fn members(&mut self) -> Vec<Step> {
+        // A member's id is made of its address and of the second: none comes back, so no address does.
+        self.learners += 1;
+        let [url, other] = [1, 2].map(|port| {
+            format!("http://127.1.{}.{}:{port}", self.learners / 256, self.learners % 256)
+        });
+        let (url, other) = (url.as_str(), other.as_str());
+        let add = |urls: &[&str], is_learner| {
+            let peer_urls = urls.iter().map(|url| (*url).to_owned()).collect();
+            Request::MemberAdd(pb::MemberAddRequest { peer_urls, is_learner })
+        };
+        let promote = |id| Request::MemberPromote(pb::MemberPromoteRequest { id });
+        let remove = |id| Request::MemberRemove(pb::MemberRemoveRequest { id });
+        let list = |linearizable| Request::MemberList(pb::MemberListRequest { linearizable });
+        // Addresses that are none end the real etcd with a panic.
+        let update = |id, urls: &[&str]| {
+            let peer_urls = urls.iter().map(|url| (*url).to_owned()).collect();
+            Request::MemberUpdate(pb::MemberUpdateRequest { id, peer_urls })
+        };
+        let mut between = vec![
+            add(&[other], true),
+            add(&[url], true),
+            // One that votes would leave the other without a majority: only what is refused is tried.
+            add(&[url], false),
+            add(&["http://nowhere"], false),
+            add(&[], self.rng.chance(50)),
+            promote(ADDED),
+            promote(1),
+            update(ADDED, &[other]),
+            update(ADDED, &[url, other]),
+            update(1, &[other]),
+            remove(1),
+            list(true),
+            list(false),
+            Request::MoveLeader(pb::MoveLeaderRequest { target_id: ADDED }),
+            Request::Status(pb::StatusRequest {}),
+            Request::HashKv(pb::HashKvRequest { revision: 0 }),
+        ];
+        let mut requests = vec![add(&[url], true), list(true)];
+        for _ in 0..self.rng.below(8) {
+            let at = self.rng.below(between.len());
+            let request = between.swap_remove(at);
+            // As long as it has the address that others are refused for.
+            if matches!(request, Request::MemberUpdate(_)) {
+                between
+                    .retain(|other| !matches!(other, Request::MemberAdd(add) if !add.is_learner));
+            }
+            requests.push(request);
+        }
+        requests.extend([remove(ADDED), remove(ADDED), promote(ADDED), list(true)]);
+        requests.into_iter().map(|request| Step::Calls(vec![request])).collect()
+    }
+
+    /// Locks and elections, with leases of their own, which take their keys along. A lease that the server makes
+    /// has an id that differs, and would end within the run.
+    fn recipe(&mut self) -> Vec<Step> {
+        let one = |request| Step::Calls(vec![request]);
+        let lease = |number: usize| RECIPE_LEASES[number];
+        let [name, below, key] = RECIPES[self.rng.below(RECIPES.len())];
+        let bytes = |text: &'static str| Bytes::from_static(text.as_bytes());
+        let lock =
+            |number| Request::Lock(lock::LockRequest { name: bytes(name), lease: lease(number) });
+        let unlock = || Request::Unlock(lock::UnlockRequest { key: bytes(key) });
+        let campaign = |number, value| {
+            let (name, value) = (bytes(name), bytes(value));
+            Request::Campaign(election::CampaignRequest { name, lease: lease(number), value })
+        };
+        let asked = || election::LeaderRequest { name: bytes(name) };
+        let leader =
+            |rev| election::LeaderKey { name: bytes(name), key: bytes(key), rev, lease: lease(0) };
+        let revoke = |number| Request::LeaseRevoke(pb::LeaseRevokeRequest { id: lease(number) });
+        let grant = |number| {
+            one(Request::LeaseGrant(pb::LeaseGrantRequest { id: lease(number), ttl: TTLS[0] }))
+        };
+        let mut steps = vec![grant(0), grant(1)];
+        let is_election = self.rng.chance(60);
+        let mut first = if is_election { campaign(0, "one") } else { lock(0) };
+        if self.rng.chance(10) {
+            // A lease that is not there.
+            match &mut first {
+                Request::Lock(lock) => lock.lease = 77,
+                Request::Campaign(campaign) => campaign.lease = 77,
+                _ => {}
+            }
+        }
+        let has_begun = !matches!(
+            &first,
+            Request::Lock(lock::LockRequest { lease: 77, .. })
+                | Request::Campaign(election::CampaignRequest { lease: 77, .. })
+        );
+        steps.push(one(first));
+        for _ in 0..self.rng.below(4) {
+            steps.push(one(match self.rng.below(8) {
+                0 if is_election => campaign(0, "two"),
+                0 => lock(0),
+                1 => Request::Leader(asked()),
+                // Now and then of another revision than the key has.
+                2 => Request::Proclaim(election::ProclaimRequest {
+                    leader: Some(leader(self.rng.pick(&[ELECTED, ELECTED, 1]))),
+                    value: bytes("three"),
+                }),
+                3 => Request::Proclaim(election::ProclaimRequest::default()),
+                4 => Request::Resign(election::ResignRequest { leader: Some(leader(1)) }),
+                5 => Request::Resign(election::ResignRequest::default()),
+                6 => Request::Unlock(lock::UnlockRequest { key: bytes("nobody's") }),
+                _ => Request::Leader(election::LeaderRequest::default()),
+            }));
+        }
+        if has_begun {
+            let free = match self.rng.below(4) {
+                0 => unlock(),
+                1 => revoke(0),
+                2 if is_election => {
+                    Request::Resign(election::ResignRequest { leader: Some(leader(ELECTED)) })
+                }
+                _ => Request::DeleteRange(pb::DeleteRangeRequest {
+                    key: bytes(key),
+                    ..Default::default()
+                }),
+            };
+            let next = if is_election { campaign(1, "four") } else { lock(1) };
+            if is_election && self.rng.chance(50) {
+                let then = vec![vec![campaign(0, "five")], vec![free, next]];
+                steps.push(Step::Observing { request: Request::Observe(asked()), then });
+            } else {
+                steps.push(Step::Waiting {
+                    request: next,
+                    prefix: below,
+                    keys: 2,
+                    then: vec![free],
+                });
+            }
+        }
+        steps.push(one(Request::Leader(asked())));
+        steps.extend([one(revoke(0)), one(revoke(1))]);
+        if self.rng.chance(20) {
+            let request = Request::HealthWatch(HealthCheckRequest { service: self.service() });
+            steps.push(Step::Observing { request, then: Vec::new() });
+        }
+        steps
     }
 
     fn watch(&mut self, world: &World) -> Vec<Step> {

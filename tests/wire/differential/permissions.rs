@@ -1,104 +1,61 @@
 //! The same with auth on: several users, each request by one of them or by nobody, and now and then a change of users,
 //! roles or permissions.
 //!
-//! `RINGD_DIFFERENTIAL_AUTH_REQUESTS` sets how many requests are sent (8,000 by default); `RINGD_DIFFERENTIAL_SEED`
-//! runs one seed alone. Left out is one thing: ranges whose end is not behind their beginning. Whether etcd permits them
-//! hangs on the order in which a balanced tree was filled.
+//! Left out is one thing: ranges whose end is not behind their beginning. Whether etcd permits them hangs on the order
+//! in which a balanced tree was filled.
 
 use std::collections::BTreeMap;
 
-use bytes::Bytes;
 use ringd::auth::access::{self, Need};
 use ringd::proto::authpb;
 use ringd::proto::etcdserverpb as pb;
 
+use super::administration::{USERS, administration, text};
+use super::gateway::Gateway;
 use super::generate::{Generator, Limits, Step, World};
-use super::request::{Answer, Content, Request, same};
-use super::run::{SIDES, shorten};
+use super::request::{Answer, Content, Request, Told, same};
+use super::run::{Tally, WATCH, own_member, shorten, start};
+use super::{SEQUENCE_REQUESTS, json, replay};
 use crate::block_on;
 use crate::client::Client;
 use crate::rng::Rng;
-use crate::server::{Kind, Server, etcd_or_skip};
+use crate::server::{Kind, Server};
 
-const SEQUENCE_REQUESTS: usize = 2_000;
-const DEFAULT_REQUESTS: u64 = 8_000;
-
-const USERS: &[&str] = &["root", "alice", "bob", "carol", "dave"];
-const ROLES: &[&str] = &["root", "r1", "r2", "r3"];
-const RANGES: &[(&[u8], &[u8])] = &[
-    (b"a", b""),
-    (b"a", b"b"),
-    (b"a", b"k/2"),
-    (b"b", b"k0"),
-    (b"k/", b"k0"),
-    (b"k/1", b""),
-    (b"k/2", b"z"),
-    (b"k/3", b"k/3\0"),
-    (b"z", b"\0"),
-    (b"\0", b"\0"),
-    (b"\0", b"a"),
-    (b"\xff", b"\0"),
-    (b"b", b"a"),
-    (b"", b""),
-];
+/// Requests before the one that is answered in two ways.
+const SHOWN_MAX: usize = 12;
 
 struct Side {
     kind: Kind,
     client: Client,
+    gateway: Gateway,
+    told: Told,
     tokens: BTreeMap<String, String>,
     _server: Server,
 }
 
-struct Pair {
+struct Pair<'a> {
     sides: Vec<Side>,
     world: World,
     /// As far as the reference has agreed.
     passwords: BTreeMap<String, String>,
-    asked: usize,
-    codes: BTreeMap<(&'static str, i32), usize>,
+    tally: &'a mut Tally,
     /// What was asked last, for the report.
     last: Vec<String>,
 }
 
-#[test]
-fn with_auth_on_generated_requests_get_the_answers_of_a_real_etcd() {
-    if etcd_or_skip("differential with auth").is_none() {
-        return;
-    }
-    let number = |name| std::env::var(name).ok().and_then(|text| text.parse::<u64>().ok());
-    let requests = number("RINGD_DIFFERENTIAL_AUTH_REQUESTS").unwrap_or(DEFAULT_REQUESTS);
-    let seeds = match number("RINGD_DIFFERENTIAL_SEED") {
-        Some(seed) => seed..=seed,
-        None => 1..=requests.div_ceil(SEQUENCE_REQUESTS as u64),
-    };
-    let mut codes: BTreeMap<(&str, i32), usize> = BTreeMap::new();
-    for seed in seeds {
-        let pair = block_on(sequence(seed)).unwrap_or_else(|report| {
-            panic!("seed {seed} (replay: RINGD_DIFFERENTIAL_SEED={seed}):\n{report}")
-        });
-        for (answer, count) in pair.codes {
-            *codes.entry(answer).or_default() += count;
-        }
-    }
-    println!("{codes:?}");
-    if requests < DEFAULT_REQUESTS || number("RINGD_DIFFERENTIAL_SEED").is_some() {
-        return;
-    }
-    for denied in
-        ["Range", "Put", "Txn", "DeleteRange", "LeaseLeases", "Compact", "RoleGrantPermission"]
-    {
-        assert!(codes.contains_key(&(denied, 7)), "no {denied} was denied");
-        assert!(codes.contains_key(&(denied, 0)), "no {denied} was permitted");
-    }
+/// One seed on fresh servers; the report of a difference is the error.
+pub fn sequence(seed: u64, tally: &mut Tally) -> Result<(), String> {
+    block_on(run(seed, tally))
+        .map_err(|report| format!("\nseed {seed} differs (replay: {}):\n{report}", replay(seed)))
 }
 
-async fn sequence(seed: u64) -> Result<Pair, String> {
+async fn run(seed: u64, tally: &mut Tally) -> Result<(), String> {
     let mut rng = Rng::new(seed ^ 0xa074);
     let limits = Limits::of_seed(seed);
     let mut generator = Generator::new(seed);
-    let mut pair = Pair::start(limits).await;
+    let mut pair = Pair::start(limits, tally).await;
     pair.found().await?;
-    while pair.asked < SEQUENCE_REQUESTS {
+    while pair.tally.requests < SEQUENCE_REQUESTS {
         if rng.chance(6) {
             let request = administration(&mut rng);
             let user = if rng.chance(80) { Some("root") } else { user(&mut rng) };
@@ -109,21 +66,20 @@ async fn sequence(seed: u64) -> Result<Pair, String> {
             pair.log_in_somebody(&mut rng).await?;
             continue;
         }
+        if rng.below(400) == 0 {
+            pair.without_auth(&mut rng).await?;
+            continue;
+        }
         // What belongs together is by one user: an alarm is to be withdrawn by who has raised it.
         let user = user(&mut rng);
         for step in generator.next(&pair.world) {
-            match step {
-                Step::Calls(requests) => {
-                    for request in requests {
-                        pair.ask(user, request).await?;
-                    }
-                }
-                Step::WatchCreate { request, .. } => pair.watch(user, request).await?,
-                _ => {}
-            }
+            pair.take(user, step).await?;
         }
     }
-    Ok(pair)
+    for step in generator.last(&pair.world) {
+        pair.take(Some("root"), step).await?;
+    }
+    Ok(())
 }
 
 fn user(rng: &mut Rng) -> Option<&'static str> {
@@ -134,60 +90,8 @@ fn user(rng: &mut Rng) -> Option<&'static str> {
     }
 }
 
-fn text(rng: &mut Rng, from: &[&str]) -> String {
-    if rng.below(20) == 0 { String::new() } else { rng.pick(from).to_owned() }
-}
-
-/// A change of users, roles or permissions, or a question about them.
-fn administration(rng: &mut Rng) -> Request {
-    let (name, role) = (text(rng, USERS), text(rng, ROLES));
-    let (key, range_end) = rng.pick(RANGES);
-    let (key, range_end) = (Bytes::from_static(key), Bytes::from_static(range_end));
-    match rng.weighted(&[6, 2, 4, 10, 4, 4, 10, 3, 4, 4, 2, 20, 5, 4, 4]) {
-        0 => Request::UserAdd(pb::AuthUserAddRequest {
-            name,
-            password: "first".to_owned(),
-            options: rng.chance(20).then(|| authpb::UserAddOptions { no_password: rng.chance(60) }),
-            ..Default::default()
-        }),
-        1 => Request::UserDelete(pb::AuthUserDeleteRequest { name }),
-        2 => Request::UserChangePassword(pb::AuthUserChangePasswordRequest {
-            name,
-            password: rng.pick(&["first", "second"]).to_owned(),
-            ..Default::default()
-        }),
-        3 => Request::UserGrantRole(pb::AuthUserGrantRoleRequest {
-            user: name,
-            // Few become administrators.
-            role: if rng.chance(80) && role == "root" { "r1".to_owned() } else { role },
-        }),
-        4 => Request::UserRevokeRole(pb::AuthUserRevokeRoleRequest { name, role }),
-        5 => Request::UserGet(pb::AuthUserGetRequest { name }),
-        6 => Request::RoleAdd(pb::AuthRoleAddRequest { name: role }),
-        7 => Request::RoleDelete(pb::AuthRoleDeleteRequest { role }),
-        8 => Request::RoleGet(pb::AuthRoleGetRequest { role }),
-        9 => Request::UserList(pb::AuthUserListRequest {}),
-        10 => Request::RoleList(pb::AuthRoleListRequest {}),
-        11 => Request::RoleGrantPermission(pb::AuthRoleGrantPermissionRequest {
-            name: role,
-            perm: (rng.below(30) > 0).then(|| authpb::Permission {
-                perm_type: rng.below(3) as i32,
-                key,
-                range_end,
-            }),
-        }),
-        12 => Request::RoleRevokePermission(pb::AuthRoleRevokePermissionRequest {
-            role,
-            key,
-            range_end,
-        }),
-        13 => Request::AuthStatus(pb::AuthStatusRequest {}),
-        _ => Request::AuthEnable(pb::AuthEnableRequest {}),
-    }
-}
-
-impl Pair {
-    async fn start(limits: Limits) -> Pair {
+impl Pair<'_> {
+    async fn start(limits: Limits, tally: &mut Tally) -> Pair<'_> {
         let args = [
             format!("--max-txn-ops={}", limits.max_txn_ops),
             format!("--max-request-bytes={}", limits.max_request_bytes),
@@ -195,14 +99,57 @@ impl Pair {
             "--bcrypt-cost=4".to_owned(),
         ];
         let mut sides = Vec::new();
-        for kind in SIDES {
-            let server = Server::start(kind, &args.each_ref().map(String::as_str));
+        for server in start(&args) {
             let client = Client::connect(server.client).await;
-            sides.push(Side { kind, client, tokens: BTreeMap::new(), _server: server });
+            let gateway = Gateway::new(server.client);
+            let (kind, told, tokens) = (server.kind, Told::default(), BTreeMap::new());
+            sides.push(Side { kind, client, gateway, told, tokens, _server: server });
         }
-        let (compactions, codes, last) = (Vec::new(), BTreeMap::new(), Vec::new());
-        let world = World { revision: 1, compacted: -1, compactions, member: 0, limits };
-        Pair { sides, world, passwords: BTreeMap::new(), asked: 0, codes, last }
+        let member = own_member(&sides[0].client).await;
+        let world = World { revision: 1, compacted: -1, compactions: Vec::new(), member, limits };
+        Pair { sides, world, passwords: BTreeMap::new(), tally, last: Vec::new() }
+    }
+
+    async fn take(&mut self, user: Option<&str>, step: Step) -> Result<(), String> {
+        match step {
+            Step::Calls(requests) => {
+                for request in requests {
+                    self.ask(user, request).await?;
+                }
+            }
+            // What a damaged one is about is not known.
+            Step::Gateway { request, body, is_damaged: false } => {
+                self.gateway(user, &request, &body).await?;
+            }
+            Step::WatchCreate { request, .. } => self.watch(user, request).await?,
+            // The first message of it, or the end: whether there is one hangs on what was permitted before.
+            Step::Observing { request, .. } if self.has_leader(&request).await => {
+                self.first_message(user, request).await?;
+            }
+            // Who waits for a lock may wait for ever here.
+            _ => {}
+        }
+        Ok(())
+    }
+
+    /// Auth is off for a while, by whoever may do that; tokens end with it.
+    async fn without_auth(&mut self, rng: &mut Rng) -> Result<(), String> {
+        let user = if rng.chance(80) { Some("root") } else { user(rng) };
+        self.ask(user, Request::AuthDisable(pb::AuthDisableRequest {})).await?;
+        for _ in 0..rng.below(5) {
+            let request = match rng.below(3) {
+                0 => Request::AuthStatus(pb::AuthStatusRequest {}),
+                1 => Request::UserList(pb::AuthUserListRequest {}),
+                _ => administration(rng),
+            };
+            self.ask(user, request).await?;
+        }
+        self.ask(None, Request::AuthEnable(pb::AuthEnableRequest {})).await?;
+        for name in USERS {
+            let password = self.passwords.get(*name).cloned();
+            self.log_in(name, &password.unwrap_or_default()).await?;
+        }
+        Ok(())
     }
 
     /// Users to begin with, each asked for before and after auth is on.
@@ -267,8 +214,9 @@ impl Pair {
             Request::Authenticate(pb::AuthenticateRequest { name: name.clone(), password });
         let mut tokens = Vec::new();
         let mut answers = Vec::new();
-        for side in &self.sides {
-            let mut answer = Answer::of(&request, request.send(&side.client).await);
+        for side in &mut self.sides {
+            let reply = request.send(&side.client).await;
+            let mut answer = Answer::of(&request, reply, &mut side.told);
             for message in &mut answer.messages {
                 if let Content::Authenticate(response) = message {
                     let token = std::mem::take(&mut response.token);
@@ -295,28 +243,77 @@ impl Pair {
             return Ok(());
         }
         let mut answers = Vec::new();
-        for side in &self.sides {
-            let token = user.and_then(|user| side.tokens.get(user));
-            let metadata: Vec<(&str, &str)> =
-                token.iter().map(|token| ("token", token.as_str())).collect();
-            answers.push(Answer::of(&request, request.send_as(&side.client, &metadata).await));
+        for side in &mut self.sides {
+            let metadata = side.metadata(user);
+            let reply = request.to(side.told).send_as(&side.client, &metadata).await;
+            answers.push(Answer::of(&request, reply, &mut side.told));
         }
-        let is_ok = answers[1].code() == 0;
-        if is_ok && let Some(revision) = answers[1].revision() {
-            self.world.revision = self.world.revision.max(revision);
+        if answers[1].code() == 0 {
+            let revision = answers[1].revision();
+            self.learn(&request, revision);
         }
-        match &request {
-            Request::Compact(request) if is_ok => {
+        self.compare(user, &request, answers)
+    }
+
+    /// What the reference has done.
+    fn learn(&mut self, request: &Request, revision: Option<i64>) {
+        self.world.revision = self.world.revision.max(revision.unwrap_or_default());
+        match request {
+            Request::Compact(request) => {
                 self.world.compacted = request.revision;
                 self.world.compactions.push(request.revision);
             }
-            Request::UserAdd(request) if is_ok => {
+            Request::UserAdd(request) => {
                 self.passwords.insert(request.name.clone(), request.password.clone());
             }
-            Request::UserChangePassword(request) if is_ok => {
+            Request::UserChangePassword(request) => {
                 self.passwords.insert(request.name.clone(), request.password.clone());
             }
             _ => {}
+        }
+    }
+
+    async fn gateway(
+        &mut self,
+        user: Option<&str>,
+        request: &Request,
+        body: &str,
+    ) -> Result<(), String> {
+        if has_empty_range(request) {
+            return Ok(());
+        }
+        let path = json::path(request).expect("it was made for the gateway");
+        let mut texts = Vec::new();
+        for side in &mut self.sides {
+            let token = user.and_then(|user| side.tokens.get(user));
+            let token = token.map(String::as_str);
+            texts.push(side.gateway.post(path, token, body).await);
+        }
+        self.tally.requests += 1;
+        *self.tally.answers.entry((path, texts[1].status.into())).or_default() += 1;
+        if texts[1].status == 200 {
+            self.learn(request, texts[1].revision());
+        }
+        self.agree(
+            texts[0] == texts[1],
+            format!("{user:?}: {path}: {}", shorten(body)),
+            [shorten(&texts[0]), shorten(&texts[1])],
+        )
+    }
+
+    async fn has_leader(&self, request: &Request) -> bool {
+        let Request::Observe(asked) = request else { return true };
+        let side = &self.sides[1];
+        let leader = Request::Leader(asked.clone());
+        leader.send_as(&side.client, &side.metadata(Some("root"))).await.code() == 0
+    }
+
+    /// Of a stream that goes on then.
+    async fn first_message(&mut self, user: Option<&str>, request: Request) -> Result<(), String> {
+        let mut answers = Vec::new();
+        for side in &mut self.sides {
+            let mut stream = request.open_as(&side.client, &side.metadata(user)).await;
+            answers.push(Answer::of(&request, stream.next_or_end().await, &mut side.told));
         }
         self.compare(user, &request, answers)
     }
@@ -333,23 +330,22 @@ impl Pair {
         let request = pb::WatchRequest { request_union: Some(union) };
         let mut answers = Vec::new();
         for side in &self.sides {
-            let token = user.and_then(|user| side.tokens.get(user));
-            let metadata: Vec<(&str, &str)> =
-                token.iter().map(|token| ("token", token.as_str())).collect();
-            let mut stream = side.client.open_with("/etcdserverpb.Watch/Watch", &metadata).await;
+            let mut stream = side.client.open_with(WATCH, &side.metadata(user)).await;
             stream.send(&request);
             let mut response: pb::WatchResponse = stream.message().await;
             if let Some(header) = &mut response.header {
-                header.raft_term = 0;
+                header.raft_term = header.raft_term.min(1);
             }
             stream.finish();
             answers.push(response);
         }
-        self.asked += 1;
-        if answers[0] == answers[1] {
-            return Ok(());
-        }
-        Err(format!("{user:?}: {request:?}\n  ringd: {:?}\n  etcd: {:?}", answers[0], answers[1]))
+        self.tally.requests += 1;
+        *self.tally.answers.entry((WATCH, 0)).or_default() += 1;
+        self.agree(
+            answers[0] == answers[1],
+            format!("{user:?}: {}", shorten(&request)),
+            [shorten(&answers[0]), shorten(&answers[1])],
+        )
     }
 
     fn compare(
@@ -358,37 +354,35 @@ impl Pair {
         request: &Request,
         answers: Vec<Answer>,
     ) -> Result<(), String> {
-        self.asked += 1;
         let [left, right] = answers.as_slice() else { unreachable!("two sides") };
-        *self.codes.entry((request.name(), right.code())).or_default() += 1;
-        let shown = format!("{user:?}: {}", shorten(request));
-        // etcd sends the head of a stream with its first message, ringd at once.
-        let both_refused = matches!(request, Request::KeepAlive(_))
-            && left.messages.is_empty()
-            && right.messages.is_empty();
-        let is_same = match both_refused {
-            true => left.code() == right.code() && text_of(left) == text_of(right),
-            false => same(request, left, right),
-        };
+        self.tally.requests += 1;
+        *self.tally.answers.entry((request.path(), right.code())).or_default() += 1;
+        self.agree(
+            same(request, left, right),
+            format!("{user:?}: {}", shorten(request)),
+            [shorten(left), shorten(right)],
+        )
+    }
+
+    /// Keeps what was asked; if the answers were not the same, the report is the error.
+    fn agree(&mut self, is_same: bool, asked: String, sides: [String; 2]) -> Result<(), String> {
         if is_same {
-            if !matches!(request, Request::Range(_)) {
-                self.last.push(shown);
+            self.last.push(asked);
+            if self.last.len() > SHOWN_MAX {
+                self.last.remove(0);
             }
             return Ok(());
         }
-        let before = self.last.iter().rev().take(12).rev().cloned().collect::<Vec<_>>();
-        Err(format!(
-            "{}\n{shown}\n  ringd: {}\n  etcd: {}",
-            before.join("\n"),
-            shorten(left),
-            shorten(right)
-        ))
+        let [ringd, etcd] = sides;
+        Err(format!("{}\n{asked}\n  ringd: {ringd}\n  etcd: {etcd}", self.last.join("\n")))
     }
 }
 
-fn text_of(answer: &Answer) -> Option<&str> {
-    let mut fields = answer.tail.iter().chain(&answer.head);
-    fields.find(|(name, _)| name == "grpc-message").map(|(_, text)| text.as_str())
+impl Side {
+    fn metadata(&self, user: Option<&str>) -> Vec<(&'static str, &str)> {
+        let token = user.and_then(|user| self.tokens.get(user));
+        token.map(|token| ("token", token.as_str())).into_iter().collect()
+    }
 }
 
 fn is_empty(key: &[u8], range_end: &[u8]) -> bool {

@@ -3,43 +3,52 @@
 use bytes::Bytes;
 use prost::Message;
 use ringd::proto::etcdserverpb as pb;
+use ringd::proto::health::{HealthCheckRequest, HealthCheckResponse};
+use ringd::proto::health::{HealthListRequest, HealthListResponse};
+use ringd::proto::{v3electionpb as election, v3lockpb as lock};
 
 use super::ties;
-use crate::client::{Client, Fields, Reply, frame};
+use crate::client::{Client, Fields, Reply, Stream, frame};
 
 /// One line per method: its variant, its path, its messages.
 macro_rules! methods {
-    ($($name:ident $path:literal $request:ident $response:ident;)*) => {
+    ($($name:ident $path:literal $request:ty, $response:ty;)*) => {
         #[derive(Clone, Debug, PartialEq)]
-        pub enum Request { $($name(pb::$request),)* }
+        pub enum Request { $($name($request),)* }
 
         #[derive(Clone, Debug, PartialEq)]
-        pub enum Content { $($name(pb::$response),)* }
+        pub enum Content { $($name($response),)* }
 
         impl Request {
+            /// As gRPC has it: `/package.Service/Method`.
             pub fn path(&self) -> &'static str {
-                match self { $(Request::$name(_) => concat!("/etcdserverpb.", $path),)* }
+                match self { $(Request::$name(_) => concat!("/", $path),)* }
             }
 
-            pub fn name(&self) -> &'static str {
-                match self { $(Request::$name(_) => stringify!($name),)* }
+            pub fn encode(&self) -> Vec<u8> {
+                match self { $(Request::$name(message) => message.encode_to_vec(),)* }
             }
 
             pub async fn send(&self, client: &Client) -> Reply {
                 match self { $(Request::$name(message) => client.call(self.path(), message).await,)* }
             }
 
+            /// A stream of answers to this one message, which goes on.
+            pub async fn open_as(&self, client: &Client, metadata: &[(&str, &str)]) -> Stream {
+                let mut stream = client.open_with(self.path(), metadata).await;
+                match self { $(Request::$name(message) => stream.send(message),)* }
+                stream.finish();
+                stream
+            }
+
             /// With further fields in the head.
             pub async fn send_as(&self, client: &Client, metadata: &[(&str, &str)]) -> Reply {
-                let body = match self {
-                    $(Request::$name(message) => frame(&message.encode_to_vec()),)*
-                };
-                client.call_with(self.path(), metadata, body).await
+                client.call_with(self.path(), metadata, frame(&self.encode())).await
             }
 
             fn decode(&self, bytes: Bytes) -> Result<Content, prost::DecodeError> {
                 match self {
-                    $(Request::$name(_) => pb::$response::decode(bytes).map(Content::$name),)*
+                    $(Request::$name(_) => <$response>::decode(bytes).map(Content::$name),)*
                 }
             }
         }
@@ -57,6 +66,15 @@ macro_rules! methods {
 }
 
 macro_rules! header_of {
+    (HealthCheck, $message:ident) => {
+        no_header($message)
+    };
+    (HealthList, $message:ident) => {
+        no_header($message)
+    };
+    (HealthWatch, $message:ident) => {
+        no_header($message)
+    };
     (RangeStream, $message:ident) => {
         $message.range_response.as_mut().and_then(|part| part.header.as_mut())
     };
@@ -65,39 +83,62 @@ macro_rules! header_of {
     };
 }
 
+fn no_header(_: &mut impl Message) -> Option<&mut pb::ResponseHeader> {
+    None
+}
+
 methods! {
-    Range "KV/Range" RangeRequest RangeResponse;
-    RangeStream "KV/RangeStream" RangeRequest RangeStreamResponse;
-    Put "KV/Put" PutRequest PutResponse;
-    DeleteRange "KV/DeleteRange" DeleteRangeRequest DeleteRangeResponse;
-    Txn "KV/Txn" TxnRequest TxnResponse;
-    Compact "KV/Compact" CompactionRequest CompactionResponse;
-    LeaseGrant "Lease/LeaseGrant" LeaseGrantRequest LeaseGrantResponse;
-    LeaseRevoke "Lease/LeaseRevoke" LeaseRevokeRequest LeaseRevokeResponse;
-    LeaseTimeToLive "Lease/LeaseTimeToLive" LeaseTimeToLiveRequest LeaseTimeToLiveResponse;
-    LeaseLeases "Lease/LeaseLeases" LeaseLeasesRequest LeaseLeasesResponse;
-    Alarm "Maintenance/Alarm" AlarmRequest AlarmResponse;
-    HashKv "Maintenance/HashKV" HashKvRequest HashKvResponse;
-    Status "Maintenance/Status" StatusRequest StatusResponse;
-    Defragment "Maintenance/Defragment" DefragmentRequest DefragmentResponse;
-    MemberList "Cluster/MemberList" MemberListRequest MemberListResponse;
-    KeepAlive "Lease/LeaseKeepAlive" LeaseKeepAliveRequest LeaseKeepAliveResponse;
-    Authenticate "Auth/Authenticate" AuthenticateRequest AuthenticateResponse;
-    AuthEnable "Auth/AuthEnable" AuthEnableRequest AuthEnableResponse;
-    AuthStatus "Auth/AuthStatus" AuthStatusRequest AuthStatusResponse;
-    UserAdd "Auth/UserAdd" AuthUserAddRequest AuthUserAddResponse;
-    UserDelete "Auth/UserDelete" AuthUserDeleteRequest AuthUserDeleteResponse;
-    UserGet "Auth/UserGet" AuthUserGetRequest AuthUserGetResponse;
-    UserList "Auth/UserList" AuthUserListRequest AuthUserListResponse;
-    UserChangePassword "Auth/UserChangePassword" AuthUserChangePasswordRequest AuthUserChangePasswordResponse;
-    UserGrantRole "Auth/UserGrantRole" AuthUserGrantRoleRequest AuthUserGrantRoleResponse;
-    UserRevokeRole "Auth/UserRevokeRole" AuthUserRevokeRoleRequest AuthUserRevokeRoleResponse;
-    RoleAdd "Auth/RoleAdd" AuthRoleAddRequest AuthRoleAddResponse;
-    RoleDelete "Auth/RoleDelete" AuthRoleDeleteRequest AuthRoleDeleteResponse;
-    RoleGet "Auth/RoleGet" AuthRoleGetRequest AuthRoleGetResponse;
-    RoleList "Auth/RoleList" AuthRoleListRequest AuthRoleListResponse;
-    RoleGrantPermission "Auth/RoleGrantPermission" AuthRoleGrantPermissionRequest AuthRoleGrantPermissionResponse;
-    RoleRevokePermission "Auth/RoleRevokePermission" AuthRoleRevokePermissionRequest AuthRoleRevokePermissionResponse;
+    Range "etcdserverpb.KV/Range" pb::RangeRequest, pb::RangeResponse;
+    RangeStream "etcdserverpb.KV/RangeStream" pb::RangeRequest, pb::RangeStreamResponse;
+    Put "etcdserverpb.KV/Put" pb::PutRequest, pb::PutResponse;
+    DeleteRange "etcdserverpb.KV/DeleteRange" pb::DeleteRangeRequest, pb::DeleteRangeResponse;
+    Txn "etcdserverpb.KV/Txn" pb::TxnRequest, pb::TxnResponse;
+    Compact "etcdserverpb.KV/Compact" pb::CompactionRequest, pb::CompactionResponse;
+    LeaseGrant "etcdserverpb.Lease/LeaseGrant" pb::LeaseGrantRequest, pb::LeaseGrantResponse;
+    LeaseRevoke "etcdserverpb.Lease/LeaseRevoke" pb::LeaseRevokeRequest, pb::LeaseRevokeResponse;
+    LeaseTimeToLive "etcdserverpb.Lease/LeaseTimeToLive" pb::LeaseTimeToLiveRequest, pb::LeaseTimeToLiveResponse;
+    LeaseLeases "etcdserverpb.Lease/LeaseLeases" pb::LeaseLeasesRequest, pb::LeaseLeasesResponse;
+    Alarm "etcdserverpb.Maintenance/Alarm" pb::AlarmRequest, pb::AlarmResponse;
+    HashKv "etcdserverpb.Maintenance/HashKV" pb::HashKvRequest, pb::HashKvResponse;
+    Status "etcdserverpb.Maintenance/Status" pb::StatusRequest, pb::StatusResponse;
+    Defragment "etcdserverpb.Maintenance/Defragment" pb::DefragmentRequest, pb::DefragmentResponse;
+    MemberList "etcdserverpb.Cluster/MemberList" pb::MemberListRequest, pb::MemberListResponse;
+    KeepAlive "etcdserverpb.Lease/LeaseKeepAlive" pb::LeaseKeepAliveRequest, pb::LeaseKeepAliveResponse;
+    Authenticate "etcdserverpb.Auth/Authenticate" pb::AuthenticateRequest, pb::AuthenticateResponse;
+    AuthEnable "etcdserverpb.Auth/AuthEnable" pb::AuthEnableRequest, pb::AuthEnableResponse;
+    AuthStatus "etcdserverpb.Auth/AuthStatus" pb::AuthStatusRequest, pb::AuthStatusResponse;
+    UserAdd "etcdserverpb.Auth/UserAdd" pb::AuthUserAddRequest, pb::AuthUserAddResponse;
+    UserDelete "etcdserverpb.Auth/UserDelete" pb::AuthUserDeleteRequest, pb::AuthUserDeleteResponse;
+    UserGet "etcdserverpb.Auth/UserGet" pb::AuthUserGetRequest, pb::AuthUserGetResponse;
+    UserList "etcdserverpb.Auth/UserList" pb::AuthUserListRequest, pb::AuthUserListResponse;
+    UserChangePassword "etcdserverpb.Auth/UserChangePassword" pb::AuthUserChangePasswordRequest, pb::AuthUserChangePasswordResponse;
+    UserGrantRole "etcdserverpb.Auth/UserGrantRole" pb::AuthUserGrantRoleRequest, pb::AuthUserGrantRoleResponse;
+    UserRevokeRole "etcdserverpb.Auth/UserRevokeRole" pb::AuthUserRevokeRoleRequest, pb::AuthUserRevokeRoleResponse;
+    RoleAdd "etcdserverpb.Auth/RoleAdd" pb::AuthRoleAddRequest, pb::AuthRoleAddResponse;
+    RoleDelete "etcdserverpb.Auth/RoleDelete" pb::AuthRoleDeleteRequest, pb::AuthRoleDeleteResponse;
+    RoleGet "etcdserverpb.Auth/RoleGet" pb::AuthRoleGetRequest, pb::AuthRoleGetResponse;
+    RoleList "etcdserverpb.Auth/RoleList" pb::AuthRoleListRequest, pb::AuthRoleListResponse;
+    RoleGrantPermission "etcdserverpb.Auth/RoleGrantPermission" pb::AuthRoleGrantPermissionRequest, pb::AuthRoleGrantPermissionResponse;
+    RoleRevokePermission "etcdserverpb.Auth/RoleRevokePermission" pb::AuthRoleRevokePermissionRequest, pb::AuthRoleRevokePermissionResponse;
+    Hash "etcdserverpb.Maintenance/Hash" pb::HashRequest, pb::HashResponse;
+    Snapshot "etcdserverpb.Maintenance/Snapshot" pb::SnapshotRequest, pb::SnapshotResponse;
+    MoveLeader "etcdserverpb.Maintenance/MoveLeader" pb::MoveLeaderRequest, pb::MoveLeaderResponse;
+    Downgrade "etcdserverpb.Maintenance/Downgrade" pb::DowngradeRequest, pb::DowngradeResponse;
+    MemberAdd "etcdserverpb.Cluster/MemberAdd" pb::MemberAddRequest, pb::MemberAddResponse;
+    MemberRemove "etcdserverpb.Cluster/MemberRemove" pb::MemberRemoveRequest, pb::MemberRemoveResponse;
+    MemberUpdate "etcdserverpb.Cluster/MemberUpdate" pb::MemberUpdateRequest, pb::MemberUpdateResponse;
+    MemberPromote "etcdserverpb.Cluster/MemberPromote" pb::MemberPromoteRequest, pb::MemberPromoteResponse;
+    AuthDisable "etcdserverpb.Auth/AuthDisable" pb::AuthDisableRequest, pb::AuthDisableResponse;
+    Lock "v3lockpb.Lock/Lock" lock::LockRequest, lock::LockResponse;
+    Unlock "v3lockpb.Lock/Unlock" lock::UnlockRequest, lock::UnlockResponse;
+    Campaign "v3electionpb.Election/Campaign" election::CampaignRequest, election::CampaignResponse;
+    Proclaim "v3electionpb.Election/Proclaim" election::ProclaimRequest, election::ProclaimResponse;
+    Leader "v3electionpb.Election/Leader" election::LeaderRequest, election::LeaderResponse;
+    Observe "v3electionpb.Election/Observe" election::LeaderRequest, election::LeaderResponse;
+    Resign "v3electionpb.Election/Resign" election::ResignRequest, election::ResignResponse;
+    HealthCheck "grpc.health.v1.Health/Check" HealthCheckRequest, HealthCheckResponse;
+    HealthList "grpc.health.v1.Health/List" HealthListRequest, HealthListResponse;
+    HealthWatch "grpc.health.v1.Health/Watch" HealthCheckRequest, HealthCheckResponse;
 }
 
 /// An answer in the form in which it is compared.
@@ -111,8 +152,82 @@ pub struct Answer {
     pub foreign_bytes: Option<Bytes>,
 }
 
+/// Stands in requests and answers for the id of the member that was added last: each server makes its own.
+pub const ADDED: u64 = 7_000_000_000;
+
+/// Stands in requests for the revision of who was elected last.
+pub const ELECTED: i64 = -7_000_000_000;
+
+/// What a server has said, and later requests need.
+#[derive(Clone, Copy, Default)]
+pub struct Told {
+    added: u64,
+    elected: i64,
+}
+
+impl Request {
+    /// With what this server has said in the place of [`ADDED`] and [`ELECTED`].
+    pub fn to(&self, told: Told) -> Request {
+        let mut request = self.clone();
+        let member = match &mut request {
+            Request::MemberRemove(request) => Some(&mut request.id),
+            Request::MemberUpdate(request) => Some(&mut request.id),
+            Request::MemberPromote(request) => Some(&mut request.id),
+            Request::MoveLeader(request) => Some(&mut request.target_id),
+            _ => None,
+        };
+        if let Some(id) = member.filter(|id| **id == ADDED) {
+            *id = told.added;
+        }
+        let leader = match &mut request {
+            Request::Proclaim(request) => request.leader.as_mut(),
+            Request::Resign(request) => request.leader.as_mut(),
+            _ => None,
+        };
+        if let Some(leader) = leader.filter(|leader| leader.rev == ELECTED) {
+            leader.rev = told.elected;
+        }
+        request
+    }
+}
+
+impl Request {
+    fn is_stream(&self) -> bool {
+        use Request::*;
+        matches!(self, KeepAlive(_) | Observe(_) | HealthWatch(_) | Snapshot(_))
+    }
+}
+
+impl Content {
+    /// Notes what later requests need, and puts [`ADDED`] in the place of the id of who was added.
+    fn note(&mut self, told: &mut Told) {
+        let members = match self {
+            Content::MemberAdd(response) => {
+                if let Some(member) = &mut response.member {
+                    told.added = std::mem::replace(&mut member.id, ADDED);
+                }
+                &mut response.members
+            }
+            Content::Campaign(response) => {
+                told.elected = response.leader.as_ref().map_or(0, |leader| leader.rev);
+                return;
+            }
+            Content::MemberRemove(response) => &mut response.members,
+            Content::MemberUpdate(response) => &mut response.members,
+            Content::MemberPromote(response) => &mut response.members,
+            Content::MemberList(response) => &mut response.members,
+            _ => return,
+        };
+        for member in members.iter_mut().filter(|member| member.id == told.added) {
+            member.id = ADDED;
+        }
+        // They come in the order of their ids.
+        members.sort_by_key(|member| member.id);
+    }
+}
+
 impl Answer {
-    pub fn of(request: &Request, reply: Reply) -> Answer {
+    pub fn of(request: &Request, reply: Reply, told: &mut Told) -> Answer {
         let mut answer = Answer {
             head: reply.head,
             messages: Vec::new(),
@@ -126,11 +241,16 @@ impl Answer {
                     if message.encode() != bytes {
                         answer.foreign_bytes = Some(bytes);
                     }
+                    message.note(told);
                     mask(&mut message);
                     answer.messages.push(message);
                 }
                 Err(_) => answer.foreign_bytes = Some(bytes),
             }
+        }
+        // How many there are depends on the size of the file, which is a server's own.
+        if matches!(request, Request::Snapshot(_)) {
+            answer.messages.dedup();
         }
         answer
     }
@@ -139,39 +259,53 @@ impl Answer {
         Some(self.messages.last_mut()?.header_mut()?.revision)
     }
 
+    /// A stream that goes on has none yet: what it has said so far is no error.
     pub fn code(&self) -> i32 {
-        let fields = self.tail.iter().chain(&self.head);
-        let status = fields.clone().find(|(name, _)| name == "grpc-status");
-        status.and_then(|(_, code)| code.parse().ok()).unwrap_or(-1)
+        let mut fields = self.tail.iter().chain(&self.head);
+        match fields.find(|(name, _)| name == "grpc-status") {
+            Some((_, code)) => code.parse().unwrap_or(-1),
+            None if self.broken.is_none() && !self.messages.is_empty() => 0,
+            None => -1,
+        }
     }
 }
 
 /// Takes out what two servers with the same history may differ in: terms, sizes, indices, orders that etcd leaves open.
+/// Of a number that is a server's own it remains whether it is there.
 fn mask(message: &mut Content) {
     if let Some(header) = message.header_mut() {
-        header.raft_term = 0;
+        header.raft_term = header.raft_term.min(1);
     }
-    if let Content::LeaseTimeToLive(lease) = message {
+    match message {
         // In the order of a Go map, that is in none.
-        lease.keys.sort();
-    }
-    if let Content::LeaseLeases(list) = message {
+        Content::LeaseTimeToLive(lease) => lease.keys.sort(),
         // In the order of expiry, in which leases that were granted or renewed within a moment, or before a restart,
         // are equal or not depending on the clock.
-        list.leases.sort_by_key(|lease| lease.id);
-    }
-    if let Content::Status(status) = message {
-        status.db_size = 0;
-        status.db_size_in_use = 0;
-        status.raft_index = 0;
-        status.raft_applied_index = 0;
-        status.raft_term = 0;
-        // Etcd finds out some seconds after its start.
-        status.storage_version.clear();
-        // One space or two, as the build of protobuf's Go library has drawn it.
-        for error in &mut status.errors {
-            *error = error.replace("  ", " ");
+        Content::LeaseLeases(list) => list.leases.sort_by_key(|lease| lease.id),
+        Content::Status(status) => {
+            status.db_size_in_use =
+                i64::from((1..=status.db_size).contains(&status.db_size_in_use));
+            status.db_size = status.db_size.min(1);
+            status.raft_applied_index =
+                u64::from((1..=status.raft_index).contains(&status.raft_applied_index));
+            status.raft_index = status.raft_index.min(1);
+            status.raft_term = status.raft_term.min(1);
+            // Etcd gets there in steps, some seconds after its start and after a downgrade has been enabled.
+            if ["", "3.5.0", "3.6.0"].contains(&status.storage_version.as_str()) {
+                status.storage_version = "3.7.0".to_owned();
+            }
+            // One space or two, as the build of protobuf's Go library has drawn it.
+            for error in &mut status.errors {
+                *error = error.replace("  ", " ");
+            }
         }
+        // Over the pages of a bbolt file.
+        Content::Hash(hash) => hash.hash = hash.hash.min(1),
+        Content::Snapshot(part) => {
+            part.blob.clear();
+            part.remaining_bytes = 0;
+        }
+        _ => {}
     }
 }
 
@@ -184,6 +318,15 @@ pub fn same(request: &Request, left: &Answer, right: &Answer) -> bool {
         return true;
     }
     let (mut left, mut right) = (left.clone(), right.clone());
+    if request.is_stream() && left.messages.is_empty() && right.messages.is_empty() {
+        // Etcd sends the head of a stream with its first message, ringd at once.
+        for answer in [&mut left, &mut right] {
+            let mut fields = std::mem::take(&mut answer.head);
+            fields.append(&mut answer.tail);
+            fields.retain(|(name, _)| name.starts_with("grpc-"));
+            answer.tail = fields;
+        }
+    }
     for (left, right) in left.messages.iter_mut().zip(&mut right.messages) {
         match (request, &mut *left, &mut *right) {
             (Request::Range(range), Content::Range(left), Content::Range(right)) => {
@@ -193,6 +336,16 @@ pub fn same(request: &Request, left: &Answer, right: &Answer) -> bool {
             (Request::Txn(txn), Content::Txn(left), Content::Txn(right)) => {
                 ties::level_all(txn, left);
                 ties::level_all(txn, right);
+            }
+            // How far down it has come meanwhile.
+            (Request::Downgrade(asked), Content::Downgrade(left), Content::Downgrade(right))
+                if asked.action == pb::downgrade_request::DowngradeAction::Cancel as i32 =>
+            {
+                for response in [left, right] {
+                    if ["3.6", "3.7"].contains(&response.version.as_str()) {
+                        response.version.clear();
+                    }
+                }
             }
             _ => {}
         }

@@ -6,16 +6,21 @@ use std::fmt::{self, Debug};
 use bytes::Bytes;
 use ringd::proto::etcdserverpb as pb;
 use ringd::proto::mvccpb;
+use ringd::proto::schema::METHODS;
 
+use super::gateway::Gateway;
 use super::generate::{Limits, STREAMS, Step, World};
-use super::request::{Answer, Request, same};
+use super::json;
+use super::request::{Answer, Request, Told, same};
 use super::watching::Watching;
-use crate::client::Client;
+use crate::client::{Client, Reply, Stream};
 use crate::server::{Kind, PATIENCE, Server};
 
 /// What is printed of a request or an answer.
 const SHOWN_CHARS: usize = 3_000;
 const SHOWN_RUN_CHARS: usize = 20;
+
+pub const WATCH: &str = "/etcdserverpb.Watch/Watch";
 
 /// The two sides, the reference second.
 pub const SIDES: [Kind; 2] = [Kind::Ringd, Kind::Etcd];
@@ -23,6 +28,8 @@ pub const SIDES: [Kind; 2] = [Kind::Ringd, Kind::Etcd];
 struct Side {
     kind: Kind,
     client: Client,
+    gateway: Gateway,
+    told: Told,
     streams: Vec<Watching>,
     /// Watches everything from the beginning: from it is known what the other watchers are to get.
     auditor: Watching,
@@ -35,7 +42,7 @@ struct Side {
 pub struct Tally {
     pub requests: usize,
     pub events: usize,
-    /// By method and code.
+    /// By the method's path and the code; those of the gateway by its path and the HTTP status.
     pub answers: BTreeMap<(&'static str, i32), usize>,
 }
 
@@ -104,6 +111,16 @@ pub async fn run(
     pair.drain(tally).await
 }
 
+/// Both, side by side.
+pub fn start(args: &[String]) -> Vec<Server> {
+    let args: Vec<&str> = args.iter().map(String::as_str).collect();
+    std::thread::scope(|scope| {
+        let args = &args;
+        let starts = SIDES.map(|kind| scope.spawn(move || Server::start(kind, args)));
+        starts.into_iter().map(|start| start.join().expect("a server starts")).collect()
+    })
+}
+
 struct Pair {
     sides: [Side; 2],
     world: World,
@@ -118,19 +135,13 @@ impl Pair {
             format!("--max-txn-ops={}", limits.max_txn_ops),
             format!("--max-request-bytes={}", limits.max_request_bytes),
             "--unsafe-no-fsync".to_owned(),
+            "--bcrypt-cost=4".to_owned(),
         ];
         let mut sides = Vec::new();
-        for kind in SIDES {
-            let args = args.each_ref().map(String::as_str);
-            let server = Server::start(kind, &args);
-            sides.push(Side::connect(kind, server).await);
+        for server in start(&args) {
+            sides.push(Side::connect(server.kind, server).await);
         }
-        let status: pb::StatusResponse = sides[1]
-            .client
-            .call("/etcdserverpb.Maintenance/Status", &pb::StatusRequest {})
-            .await
-            .message();
-        let member = status.header.map_or(0, |header| header.member_id);
+        let member = own_member(&sides[1].client).await;
         let Ok(sides) = <[Side; 2]>::try_from(sides) else { unreachable!("two sides") };
         let world = World { revision: 1, compacted: -1, compactions: Vec::new(), member, limits };
         Pair { sides, world, step: 0, unsettled: false }
@@ -139,8 +150,14 @@ impl Pair {
     async fn take(&mut self, step: Step, tally: &mut Tally) -> Result<(), Difference> {
         match step {
             Step::Calls(requests) => self.calls(requests, tally).await,
+            Step::Gateway { request, body, .. } => self.gateway(&request, &body, tally).await,
+            Step::Waiting { request, prefix, keys, then } => {
+                self.waiting(request, prefix, keys, then, tally).await
+            }
+            Step::Observing { request, then } => self.observing(request, then, tally).await,
             Step::WatchCreate { stream, request } => {
                 tally.requests += 1;
+                *tally.answers.entry((WATCH, 0)).or_default() += 1;
                 self.watch_create(stream, &request).await
             }
             Step::WatchCancel { stream, watch_id } => {
@@ -195,30 +212,128 @@ impl Pair {
 
     async fn calls(&mut self, requests: Vec<Request>, tally: &mut Tally) -> Result<(), Difference> {
         let [left, right] = &self.sides;
-        let (left, right) =
-            tokio::join!(answers(&left.client, &requests), answers(&right.client, &requests));
-        for ((request, left), mut right) in requests.iter().zip(left).zip(right) {
-            tally.requests += 1;
-            *tally.answers.entry((request.name(), right.code())).or_default() += 1;
-            if self.is_from_memory(request) {
-                continue;
-            }
-            if !same(request, &left, &right) {
-                return Err(Difference {
-                    step: self.step,
-                    what: shorten(request),
-                    sides: [shorten(&left), shorten(&right)],
-                });
-            }
-            if let Some(revision) = right.revision() {
-                self.world.revision = self.world.revision.max(revision);
-            }
-            if let (Request::Compact(request), true) = (request, right.code() == 0) {
-                self.world.compacted = request.revision;
-                self.world.compactions.push(request.revision);
-            }
+        let (left, right) = tokio::join!(
+            replies(&left.client, left.told, &requests),
+            replies(&right.client, right.told, &requests)
+        );
+        for ((request, left), right) in requests.iter().zip(left).zip(right) {
+            self.compare(request, [left, right], tally)?;
         }
         Ok(())
+    }
+
+    fn compare(
+        &mut self,
+        request: &Request,
+        replies: [Reply; 2],
+        tally: &mut Tally,
+    ) -> Result<(), Difference> {
+        let [left, right] = replies;
+        let left = Answer::of(request, left, &mut self.sides[0].told);
+        let mut right = Answer::of(request, right, &mut self.sides[1].told);
+        tally.requests += 1;
+        *tally.answers.entry((request.path(), right.code())).or_default() += 1;
+        if self.is_from_memory(request) {
+            return Ok(());
+        }
+        if !same(request, &left, &right) {
+            return Err(Difference {
+                step: self.step,
+                what: shorten(request),
+                sides: [shorten(&left), shorten(&right)],
+            });
+        }
+        if let Some(revision) = right.revision() {
+            self.world.revision = self.world.revision.max(revision);
+        }
+        if let (Request::Compact(request), true) = (request, right.code() == 0) {
+            self.world.compacted = request.revision;
+            self.world.compactions.push(request.revision);
+        }
+        Ok(())
+    }
+
+    async fn gateway(
+        &mut self,
+        request: &Request,
+        body: &str,
+        tally: &mut Tally,
+    ) -> Result<(), Difference> {
+        let path = json::path(request).expect("it was made for the gateway");
+        let [left, right] = &mut self.sides;
+        let (left, right) =
+            tokio::join!(left.gateway.post(path, None, body), right.gateway.post(path, None, body));
+        tally.requests += 1;
+        *tally.answers.entry((path, right.status.into())).or_default() += 1;
+        if left != right {
+            return Err(Difference {
+                step: self.step,
+                what: format!("{path}: {}", shorten(body)),
+                sides: [shorten(&left), shorten(&right)],
+            });
+        }
+        self.world.revision = self.world.revision.max(right.revision().unwrap_or_default());
+        Ok(())
+    }
+
+    async fn waiting(
+        &mut self,
+        request: Request,
+        prefix: &'static str,
+        keys: i64,
+        then: Vec<Request>,
+        tally: &mut Tally,
+    ) -> Result<(), Difference> {
+        let mut calls = Vec::new();
+        for side in &self.sides {
+            let (client, request) = (side.client.clone(), request.to(side.told));
+            let call = tokio::spawn(async move { request.send(&client).await });
+            has_put_its_key(&side.client, prefix, keys, &call).await;
+            calls.push(call);
+        }
+        for request in then {
+            self.calls(vec![request], tally).await?;
+        }
+        let mut replies = Vec::new();
+        for call in calls {
+            replies.push(call.await.expect("a call does not panic"));
+        }
+        let replies = replies.try_into().expect("two sides");
+        self.compare(&request, replies, tally)
+    }
+
+    async fn observing(
+        &mut self,
+        request: Request,
+        then: Vec<Vec<Request>>,
+        tally: &mut Tally,
+    ) -> Result<(), Difference> {
+        let mut streams = Vec::new();
+        for side in &self.sides {
+            streams.push(request.open_as(&side.client, &[]).await);
+        }
+        self.next_message(&request, &mut streams, tally).await?;
+        for requests in then {
+            for request in requests {
+                self.calls(vec![request], tally).await?;
+            }
+            self.next_message(&request, &mut streams, tally).await?;
+        }
+        Ok(())
+    }
+
+    /// Of both streams, or the end of both.
+    async fn next_message(
+        &mut self,
+        request: &Request,
+        streams: &mut [Stream],
+        tally: &mut Tally,
+    ) -> Result<(), Difference> {
+        let mut replies = Vec::new();
+        for stream in streams {
+            replies.push(stream.next_or_end().await);
+        }
+        self.compare(request, replies.try_into().expect("two sides"), tally)
     }
 
     /// Etcd keeps the hashes that its compactions compute on their way, and answers with them from the moment on at
@@ -369,12 +484,15 @@ impl Pair {
 impl Side {
     async fn connect(kind: Kind, server: Server) -> Side {
         let client = Client::connect(server.client).await;
+        let gateway = Gateway::new(server.client);
         let (auditor, streams) = open_watches(&client, 1).await;
-        Side { kind, client, streams, auditor, history: Vec::new(), server }
+        let (told, history) = (Told::default(), Vec::new());
+        Side { kind, client, gateway, told, streams, auditor, history, server }
     }
 
     async fn reconnect(&mut self, revision: i64) {
         self.client = Client::connect(self.server.client).await;
+        self.gateway = Gateway::new(self.server.client);
         (self.auditor, self.streams) = open_watches(&self.client, revision).await;
     }
 
@@ -445,24 +563,57 @@ fn everything() -> pb::WatchCreateRequest {
     }
 }
 
-/// The answers to calls that are all under way at the same time.
-async fn answers(client: &Client, requests: &[Request]) -> Vec<Answer> {
+/// Waits until a call has put its key, or has ended without one.
+pub async fn has_put_its_key(
+    client: &Client,
+    prefix: &'static str,
+    keys: i64,
+    call: &tokio::task::JoinHandle<Reply>,
+) {
+    let mut end = prefix.as_bytes().to_vec();
+    *end.last_mut().expect("a prefix") += 1;
+    let range = pb::RangeRequest {
+        key: Bytes::from_static(prefix.as_bytes()),
+        range_end: end.into(),
+        count_only: true,
+        ..Default::default()
+    };
+    let counted = tokio::time::timeout(PATIENCE, async {
+        while !call.is_finished() {
+            let response: pb::RangeResponse =
+                client.call("/etcdserverpb.KV/Range", &range).await.message();
+            if response.count >= keys {
+                break;
+            }
+        }
+    });
+    counted.await.expect("a call puts its key before patience ends");
+}
+
+/// The same on both sides.
+pub async fn own_member(client: &Client) -> u64 {
+    let path = "/etcdserverpb.Maintenance/Status";
+    let status: pb::StatusResponse = client.call(path, &pb::StatusRequest {}).await.message();
+    status.header.map_or(0, |header| header.member_id)
+}
+
+/// The replies to calls that are all under way at the same time.
+async fn replies(client: &Client, told: Told, requests: &[Request]) -> Vec<Reply> {
     if let [request] = requests {
-        return vec![Answer::of(request, request.send(client).await)];
+        return vec![request.to(told).send(client).await];
     }
     let calls: Vec<_> = requests
         .iter()
-        .cloned()
         .map(|request| {
-            let client = client.clone();
-            tokio::spawn(async move { Answer::of(&request, request.send(&client).await) })
+            let (client, request) = (client.clone(), request.to(told));
+            tokio::spawn(async move { request.send(&client).await })
         })
         .collect();
-    let mut answers = Vec::new();
+    let mut replies = Vec::new();
     for call in calls {
-        answers.push(call.await.expect("a call does not panic"));
+        replies.push(call.await.expect("a call does not panic"));
     }
-    answers
+    replies
 }
 
 /// The first event that is not the same on both sides, with its neighbour before.
@@ -485,17 +636,19 @@ impl Tally {
         }
     }
 
-    /// A comparison of nothing is equal, too.
-    pub fn assert_alive(&self) {
-        for method in ["Range", "RangeStream", "Put", "DeleteRange", "Txn", "Compact", "HashKv"] {
-            assert!(self.answers.contains_key(&(method, 0)), "no {method} succeeded");
-            assert!(
-                self.answers.keys().any(|(name, code)| *name == method && *code != 0)
-                    || method == "DeleteRange",
-                "no {method} was refused"
-            );
+    /// A comparison of nothing is equal, too: every method has succeeded, and been refused where it can be.
+    pub fn assert_alive(&self, unasked: &[&str]) {
+        let methods = METHODS.iter().filter(|method| !method.path.starts_with("/grpc.reflection."));
+        for path in methods.map(|method| method.path).filter(|path| !unasked.contains(path)) {
+            assert!(self.answers.contains_key(&(path, 0)), "no {path} succeeded: {self}");
         }
-        assert!(self.events > self.requests / 10, "hardly any event was compared");
+        for method in ["Range", "RangeStream", "Put", "Txn", "Compact"] {
+            let path = format!("/etcdserverpb.KV/{method}");
+            let is_refusal = |(name, code): &(&str, i32)| *name == path && *code != 0;
+            assert!(self.answers.keys().any(is_refusal), "no {path} was refused: {self}");
+        }
+        let by_gateway = self.answers.keys().filter(|(path, _)| path.starts_with("/v3/"));
+        assert!(by_gateway.count() > 30, "hardly any request went through the gateway: {self}");
     }
 }
 
@@ -506,8 +659,9 @@ impl fmt::Display for Tally {
             "{} requests, {} events compared; answers by code:",
             self.requests, self.events
         )?;
-        for ((method, code), count) in &self.answers {
-            write!(f, " {method}/{code}={count}")?;
+        for ((path, code), count) in &self.answers {
+            let name = path.strip_prefix("/etcdserverpb.").unwrap_or(path);
+            write!(f, " {name}/{code}={count}")?;
         }
         Ok(())
     }
