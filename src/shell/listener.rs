@@ -77,15 +77,30 @@ fn try_bind(url: &Url, reuse_port: bool) -> (String, io::Result<OwnedFd>) {
     }
 }
 
+/// On the loopback there is no congestion. Where the system's default is BBR, which paces, each send would
+/// set a timer, and a list would spend a part of its time on that. Reno does not, and is in every kernel.
+const LOOPBACK_CONGESTION: &[u8] = b"reno";
+
 fn bind_tcp(host: &str, port: u16, reuse_port: bool) -> io::Result<OwnedFd> {
     let address = resolve(host, port)?;
     let socket = Socket::new(Domain::for_address(address), Type::STREAM, None)?;
     socket.set_reuse_address(true)?;
     if reuse_port {
-        set_option(socket.as_raw_fd(), (libc::SOL_SOCKET, libc::SO_REUSEPORT, 1))?;
+        let on: libc::c_int = 1;
+        let fd = socket.as_raw_fd();
+        set_option(fd, libc::SOL_SOCKET, libc::SO_REUSEPORT, &on.to_ne_bytes())?;
     }
     socket.bind(&address.into())?;
     prepare(socket.as_raw_fd())?;
+    if address.ip().is_loopback() {
+        // Where it is not to be had, the usual one does.
+        let _ = set_option(
+            socket.as_raw_fd(),
+            libc::IPPROTO_TCP,
+            libc::TCP_CONGESTION,
+            LOOPBACK_CONGESTION,
+        );
+    }
     Ok(socket.into())
 }
 
@@ -117,20 +132,15 @@ fn prepare(fd: RawFd) -> io::Result<()> {
         (libc::IPPROTO_TCP, libc::TCP_KEEPIDLE, TCP_KEEPALIVE_SECONDS),
         (libc::IPPROTO_TCP, libc::TCP_KEEPINTVL, TCP_KEEPALIVE_SECONDS),
     ];
-    options.into_iter().try_for_each(|option| set_option(fd, option))
+    options.into_iter().try_for_each(|(level, option, value): (i32, i32, libc::c_int)| {
+        set_option(fd, level, option, &value.to_ne_bytes())
+    })
 }
 
-/// Level, option and value.
-fn set_option(fd: RawFd, (level, option, value): (i32, i32, libc::c_int)) -> io::Result<()> {
+fn set_option(fd: RawFd, level: i32, option: i32, value: &[u8]) -> io::Result<()> {
     // SAFETY: the kernel reads `value`, whose size is given; the caller keeps `fd` open.
     let answer = unsafe {
-        libc::setsockopt(
-            fd,
-            level,
-            option,
-            (&raw const value).cast(),
-            size_of::<libc::c_int>() as libc::socklen_t,
-        )
+        libc::setsockopt(fd, level, option, value.as_ptr().cast(), value.len() as libc::socklen_t)
     };
     if answer != 0 {
         return Err(io::Error::last_os_error());
@@ -227,6 +237,30 @@ mod tests {
         let error = bind(&format!("http://{address}")).map(drop).unwrap_err();
         assert!(error.starts_with(&format!("cannot listen on {address}: ")), "{error}");
         assert!(!error.contains('\n'), "{error}");
+    }
+
+    #[test]
+    fn clients_on_the_loopback_are_sent_to_without_pacing() {
+        let bound = bind("http://127.0.0.1:0").unwrap();
+        let address = socket2::SockRef::from(&bound.socket).local_addr().unwrap();
+        let _client = std::net::TcpStream::connect(address.as_socket().unwrap()).unwrap();
+        let accepted = Socket::from(bound.socket).accept().unwrap().0;
+        let mut name = [0_u8; 16];
+        let mut len = name.len() as libc::socklen_t;
+        // SAFETY: the kernel writes to `name`, whose size is given; `accepted` is open.
+        let answer = unsafe {
+            libc::getsockopt(
+                accepted.as_raw_fd(),
+                libc::IPPROTO_TCP,
+                libc::TCP_CONGESTION,
+                name.as_mut_ptr().cast(),
+                &raw mut len,
+            )
+        };
+        assert_eq!(
+            (answer, name.split(|octet| *octet == 0).next()),
+            (0, Some(LOOPBACK_CONGESTION))
+        );
     }
 
     #[test]
