@@ -145,33 +145,52 @@ fn links_are_cut_and_slowed_and_members_paused_and_no_history_is_wrong() {
     });
 }
 
+/// The others may elect another leader meanwhile for a reason of their own, when the machine or its disk stands still:
+/// then it says nothing, and is tried again.
+const CUT_OFF_TRIES: usize = 5;
+
 #[test]
 fn a_member_that_was_cut_off_comes_back_without_a_new_term() {
     let cluster = Cluster::start(3, ARGS);
     block_on(async {
-        let leader = cluster.leader().await;
-        let away = (leader + 1) % 3;
         let mut ids = Vec::new();
         for at in 0..3 {
             ids.push(cluster.id(at).await);
         }
-        let before = cluster.status(leader).await.expect("it answers").raft_term;
-        let traffic = Traffic::start(vec![cluster.members[leader].client], 4);
-        traffic.progress(10).await;
-        cluster.net.isolate(ids[away], &ids, Condition { cut: true, ..Condition::default() });
-        tokio::time::sleep(Duration::from_millis(4 * ELECTION_MS)).await;
-        let cut_off = cluster.status(away).await.expect("it answers");
-        assert_eq!((cut_off.leader, cut_off.raft_term), (0, before), "it has no leader");
-        cluster.net.heal();
-        for _ in 0..3_000 {
-            if cluster.status(away).await.is_some_and(|status| status.leader == ids[leader]) {
-                break;
+        for _ in 0..CUT_OFF_TRIES {
+            if is_cut_off_unnoticed(&cluster, &ids).await {
+                return;
             }
-            tokio::time::sleep(Duration::from_millis(10)).await;
         }
-        let after = cluster.status(away).await.expect("it answers");
-        assert_eq!((after.leader, after.raft_term), (ids[leader], before));
-        assert_eq!(traffic.shared().failed.load(Ordering::Relaxed), 0, "nobody noticed");
-        traffic.finish();
+        panic!("the leader did not stay one while a follower was away");
     });
+}
+
+async fn is_cut_off_unnoticed(cluster: &Cluster, ids: &[u64]) -> bool {
+    let leader = cluster.leader().await;
+    let away = (leader + 1) % 3;
+    let before = cluster.status(leader).await.expect("it answers").raft_term;
+    let traffic = Traffic::start(vec![cluster.members[leader].client], 4);
+    traffic.progress(10).await;
+    cluster.net.isolate(ids[away], ids, Condition { cut: true, ..Condition::default() });
+    tokio::time::sleep(Duration::from_millis(4 * ELECTION_MS)).await;
+    let leads = cluster.status(leader).await.expect("it answers");
+    let cut_off = cluster.status(away).await.expect("it answers");
+    cluster.net.heal();
+    if (leads.leader, leads.raft_term) != (ids[leader], before) {
+        traffic.finish();
+        return false;
+    }
+    assert_eq!((cut_off.leader, cut_off.raft_term), (0, before), "it has no leader");
+    for _ in 0..3_000 {
+        if cluster.status(away).await.is_some_and(|status| status.leader != 0) {
+            break;
+        }
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    let after = cluster.status(away).await.expect("it answers");
+    assert_eq!((after.leader, after.raft_term), (ids[leader], before));
+    assert_eq!(traffic.shared().failed.load(Ordering::Relaxed), 0, "nobody noticed");
+    traffic.finish();
+    true
 }
