@@ -8,8 +8,8 @@ use std::sync::mpsc::{Receiver, Sender, channel};
 
 use ringd::store::{Map, Op, OpId, Options, Store, initial_image};
 
-/// Dirty pages that begin a checkpoint: half of what the server takes (`src/node/checkpoint.rs`), so that there are
-/// several within the seconds of a sample.
+/// Dirty pages that begin a checkpoint: half of what the server takes where pages are written again and again
+/// (`src/node/checkpoint.rs`), so that there are several within the seconds of a sample.
 const DIRTY_BYTES: u64 = 64 << 20;
 /// Dirty pages at most: what the server takes in before it makes its clients wait.
 const DIRTY_BYTES_MAX: u64 = 4 * DIRTY_BYTES;

@@ -2,7 +2,9 @@
 //!
 //! When: often enough that little of the log is replayed at the next start and that dirty pages stay
 //! bounded, and seldom enough that a page that changes all the time is written once for many
-//! changes.
+//! changes. So it depends on what there is to write. Where keys are added, pages are written once
+//! whenever that happens, and few of them are left dirty. Where the same pages change again and again,
+//! a checkpoint later is a page not written, and that is worth the memory.
 //!
 //! How fast: the disk is the log's first. What a checkpoint writes is in the way of the log's next
 //! write, so it is spread over seconds: in proportion to the time, or faster if pages get dirty
@@ -12,8 +14,11 @@
 
 use crate::store::Store;
 
-/// Dirty pages that start a checkpoint.
-const DIRTY_BYTES: u64 = 128 << 20;
+/// Dirty pages that start a checkpoint if few of them were written before: one in this many.
+const DIRTY_BYTES_MIN: u64 = 40 << 20;
+const REWRITTEN_SHARE: u64 = 16;
+/// Dirty pages that start one in any case.
+const DIRTY_BYTES_MAX: u64 = 128 << 20;
 /// Time after which a changed store is checkpointed in any case.
 const INTERVAL_MS: u64 = 10_000;
 /// Time until a checkpoint that found no room on the disk is tried again.
@@ -25,12 +30,21 @@ const SPREAD_IDLE_MS: u64 = 500;
 const SMALL_BYTES: u64 = 1 << 20;
 /// A paced checkpoint is looked at so often.
 const PACE_MS: u64 = 2;
-/// Pages that may get dirty while a checkpoint is written: the first part at once, the second in
-/// proportion to what has been written.
-const NEW_DIRTY_BYTES: u64 = 128 << 20;
-const NEW_DIRTY_BYTES_MAX: u64 = 256 << 20;
+/// Pages that may get dirty while a checkpoint is written.
+const ROOM_FOR_NEW: Room = Room { at_once: 32 << 20, written: 48 << 20 };
+const ROOM_FOR_CHANGED: Room = Room { at_once: 128 << 20, written: 256 << 20 };
+/// The same with the pages that are on the heap for readers only.
+const HEAP_BYTES_MAX: u64 = 384 << 20;
 /// Dirty pages of the work in the background, which must not slow down anybody.
 const BACKGROUND_DIRTY_BYTES: u64 = 64 << 20;
+
+/// How many pages may get dirty: the first part at once, by the end of which all is handed out for writing;
+/// the second in proportion to what has been.
+#[derive(Clone, Copy)]
+struct Room {
+    at_once: u64,
+    written: u64,
+}
 
 pub struct CheckpointPolicy {
     not_before_ms: u64,
@@ -111,8 +125,9 @@ impl CheckpointPolicy {
         let changed = !store.is_durable();
         // On a full disk the pages that a checkpoint frees are all there is to write to.
         let cramped = store.is_short_of_space() && store.dirty_bytes() > store.reserve_bytes() / 2;
-        let due = store.dirty_bytes() >= DIRTY_BYTES || cramped || now_ms >= self.due_ms;
-        self.demanded || (changed && due)
+        let dirty = store.dirty_bytes();
+        let many = dirty >= DIRTY_BYTES_MAX || (dirty >= DIRTY_BYTES_MIN && is_mostly_new(store));
+        self.demanded || (changed && (many || cramped || now_ms >= self.due_ms))
     }
 
     fn pace(&mut self, store: &Store, now_ms: u64, idle: bool) {
@@ -124,8 +139,9 @@ impl CheckpointPolicy {
         let spread_ms = if idle { SPREAD_IDLE_MS } else { SPREAD_MS };
         let total = progress.total_bytes;
         let by_time = total * (now_ms - self.started_ms).min(spread_ms) / spread_ms;
-        let new = new_dirty_bytes(store).min(NEW_DIRTY_BYTES);
-        let by_load = total.saturating_mul(new) / NEW_DIRTY_BYTES;
+        let at_once = room(store).at_once;
+        let new = new_dirty_bytes(store).min(at_once);
+        let by_load = (u128::from(total) * u128::from(new) / u128::from(at_once)) as u64;
         self.allowed_bytes = self.allowed_bytes.max(by_time).max(by_load);
         if self.allowed_bytes >= total {
             // The total is an estimate.
@@ -184,17 +200,29 @@ fn new_dirty_bytes(store: &Store) -> u64 {
 /// Whether pages get dirty faster than the disk takes them, so that nothing more should be taken
 /// in for the moment.
 pub fn is_choked(store: &Store) -> bool {
+    let Room { at_once, written } = room(store);
     let written = match store.checkpoint_progress() {
-        // Not begun: there is no room on the disk, or it begins at once.
-        None => NEW_DIRTY_BYTES_MAX,
         Some(progress) if progress.writing => {
-            let written = progress.handed_out_bytes.min(progress.total_bytes);
-            let total = progress.total_bytes.max(1);
-            (u128::from(NEW_DIRTY_BYTES_MAX) * u128::from(written) / u128::from(total)) as u64
+            // A page that is written makes room for another one, at the least.
+            let handed_out = progress.handed_out_bytes.min(progress.total_bytes);
+            let part = u128::from(written) * u128::from(handed_out);
+            handed_out.max((part / u128::from(progress.total_bytes.max(1))) as u64)
         }
-        Some(_) => NEW_DIRTY_BYTES_MAX,
+        Some(progress) => written.max(progress.total_bytes),
+        // Not begun: there is no room on the disk, or it begins at once.
+        None => ROOM_FOR_CHANGED.written,
     };
-    new_dirty_bytes(store) > NEW_DIRTY_BYTES + written
+    let new = new_dirty_bytes(store);
+    new > at_once + written || new + store.kept_bytes() > HEAP_BYTES_MAX
+}
+
+fn room(store: &Store) -> Room {
+    if is_mostly_new(store) { ROOM_FOR_NEW } else { ROOM_FOR_CHANGED }
+}
+
+/// Whether few of the dirty pages are pages that a checkpoint has written before.
+fn is_mostly_new(store: &Store) -> bool {
+    store.rewritten_bytes() <= new_dirty_bytes(store) / REWRITTEN_SHARE
 }
 
 /// Whether work in the background may make more pages dirty.
@@ -203,7 +231,7 @@ pub fn has_room_for_background(store: &Store) -> bool {
     if cramped && store.checkpoint_running() {
         return false;
     }
-    let bound = if store.checkpoint_running() { BACKGROUND_DIRTY_BYTES } else { DIRTY_BYTES };
+    let bound = if store.checkpoint_running() { BACKGROUND_DIRTY_BYTES } else { DIRTY_BYTES_MAX };
     new_dirty_bytes(store) < bound
 }
 
@@ -214,6 +242,7 @@ const PAGES_LEFT: u64 = 1 << 20;
 mod tests {
     use super::*;
     use crate::store::{MemoryDisk, Op, Options, Tree};
+    use std::ops::Range;
 
     const MIB: usize = 1 << 20;
 
@@ -238,6 +267,16 @@ mod tests {
                 let key = self.mark.to_be_bytes();
                 self.store.put(Tree(0), &key, &vec![7; MIB], false).unwrap();
             }
+            self.store.commit(self.mark);
+        }
+
+        /// Puts small values that fill these MiB of leaves.
+        fn put(&mut self, mib: Range<u64>) {
+            const PER_MIB: u64 = 128 * 4;
+            for key in mib.start * PER_MIB..mib.end * PER_MIB {
+                self.store.put(Tree(1), &key.to_be_bytes(), &[7; 2000], false).unwrap();
+            }
+            self.mark += 1;
             self.store.commit(self.mark);
         }
 
@@ -285,12 +324,84 @@ mod tests {
         bed.write(32);
         bed.policy.demand();
         bed.run(false);
-        bed.write(64);
+        bed.write(16);
         let written = bed.run(false);
         assert!((15..18).contains(&written), "{written} MiB for half of what may get dirty");
-        bed.write(65);
+        bed.write(17);
         bed.run(false);
         assert!(!bed.store.checkpoint_running());
+    }
+
+    #[test]
+    fn new_pages_are_written_soon_and_pages_that_change_again_later() {
+        let mut bed = Bed::new();
+        let mib = |bed: &Bed| bed.store.dirty_bytes() / MIB as u64;
+        bed.put(0..20);
+        bed.policy.hurry();
+        bed.run(true);
+        let mut bed = Bed { policy: CheckpointPolicy::new(0), ..bed };
+        bed.put(20..58);
+        bed.policy.run(&mut bed.store, 0, false);
+        assert!(!bed.store.checkpoint_running() && mib(&bed) < 40);
+        bed.put(58..62);
+        bed.policy.run(&mut bed.store, 0, false);
+        assert!(bed.store.checkpoint_running() && mib(&bed) >= 40);
+        bed.now_ms = SPREAD_MS;
+        bed.run(false);
+        assert_eq!((mib(&bed), bed.store.rewritten_bytes()), (0, 0));
+
+        // The first four are changed again, and sixteen times as many have to come for it.
+        bed.put(0..4);
+        let changed = bed.store.rewritten_bytes();
+        bed.put(0..4);
+        assert_eq!(bed.store.rewritten_bytes(), changed, "they were dirty already");
+        bed.put(62..116);
+        bed.policy.run(&mut bed.store, bed.now_ms, false);
+        assert!(!bed.store.checkpoint_running() && (54..64).contains(&mib(&bed)));
+        bed.put(116..142);
+        bed.policy.run(&mut bed.store, bed.now_ms, false);
+        assert!(bed.store.checkpoint_running());
+        bed.now_ms += SPREAD_MS;
+        bed.run(false);
+
+        // Where more than one in sixteen is, they may become many.
+        bed.put(0..10);
+        bed.put(142..250);
+        bed.policy.run(&mut bed.store, bed.now_ms, false);
+        assert!(!bed.store.checkpoint_running() && (116..128).contains(&mib(&bed)));
+        bed.put(250..262);
+        bed.policy.run(&mut bed.store, bed.now_ms, false);
+        assert!(bed.store.checkpoint_running());
+    }
+
+    #[test]
+    fn a_large_checkpoint_keeps_nobody_waiting_who_adds_less_than_it_has_written() {
+        let mut bed = Bed::new();
+        bed.write(128);
+        bed.policy.run(&mut bed.store, 0, false);
+        for _ in 0..120 {
+            bed.write(1);
+            bed.run(false);
+            assert!(!is_choked(&bed.store));
+        }
+    }
+
+    #[test]
+    fn pages_that_only_readers_hold_do_not_call_for_checkpoints() {
+        let mut bed = Bed::new();
+        bed.put(0..10);
+        let reader = bed.store.snapshot();
+        bed.put(0..10);
+        let (dirty, kept) = (bed.store.dirty_bytes(), bed.store.kept_bytes());
+        assert!(dirty.abs_diff(10 << 20) < 1 << 20, "{dirty}");
+        assert!(kept.abs_diff(10 << 20) < 1 << 20, "{kept}");
+        bed.policy.hurry();
+        bed.run(true);
+        assert_eq!((bed.store.dirty_bytes(), bed.store.kept_bytes()), (0, kept));
+        drop(reader);
+        while bed.store.kept_bytes() > 0 {
+            bed.store.let_go();
+        }
     }
 
     /// Compaction and defragmentation change the store when nothing has been applied: under the mark of the
@@ -323,13 +434,13 @@ mod tests {
     #[test]
     fn intake_slows_down_to_what_the_disk_bears() {
         let mut bed = Bed::new();
-        bed.write(128);
+        bed.write(40);
         bed.policy.run(&mut bed.store, 0, false);
-        bed.write(120);
-        assert!(!is_choked(&bed.store) && !has_room_for_background(&bed.store));
-        bed.write(9);
+        bed.write(30);
+        assert!(bed.store.checkpoint_running() && !is_choked(&bed.store));
+        bed.write(3);
         assert!(is_choked(&bed.store), "nothing has been written");
-        // A MiB that is written lets some MiB in, not all and not none.
+        // A MiB that is written lets some in, not all and not none.
         bed.policy.run(&mut bed.store, 0, false);
         let mut let_in = 0;
         for _ in 0..16 {
@@ -343,7 +454,19 @@ mod tests {
                 let_in += 1;
             }
         }
-        assert!((16..80).contains(&let_in), "{let_in} MiB for about 16");
+        assert!((8..32).contains(&let_in), "{let_in} MiB for about 16");
+    }
+
+    #[test]
+    fn work_in_the_background_leaves_room_for_others() {
+        let mut bed = Bed::new();
+        bed.write(32);
+        bed.policy.demand();
+        bed.policy.run(&mut bed.store, 0, false);
+        bed.write(62);
+        assert!(has_room_for_background(&bed.store));
+        bed.write(3);
+        assert!(!has_room_for_background(&bed.store));
     }
 
     #[test]

@@ -208,6 +208,7 @@ impl Store {
         self.space.drop_readers(&mut self.pages);
         self.space.shrink();
         self.space.pin_checkpoint();
+        self.rewritten_pages = 0;
         let (space_pages, space_checksum) = self.space.make_space_pages(&mut self.pages);
         let meta = Meta {
             checkpoint_no: self.checkpoints.durable_no + 1,

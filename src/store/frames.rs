@@ -31,11 +31,14 @@ pub struct Frame {
     pub unwritten: u32,
     /// Pages whose write has been handed out and is not done.
     pub in_flight: u32,
+    /// Only readers can reach it, so that no checkpoint will write it.
+    pub kept: bool,
 }
 
 impl Frame {
     fn new(first: PageId, pages: u32, allocated: TxnId) -> Frame {
-        Frame { first, pages, allocated, freed: TxnId::NEVER, unwritten: pages, in_flight: 0 }
+        let freed = TxnId::NEVER;
+        Frame { first, pages, allocated, freed, unwritten: pages, in_flight: 0, kept: false }
     }
 }
 

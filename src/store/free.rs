@@ -137,6 +137,11 @@ impl Space {
         self.durable.txn.max(checkpoint).max(reader)
     }
 
+    /// The last transaction that a checkpoint has made durable or is making so.
+    pub fn checkpointed_txn(&self) -> TxnId {
+        self.checkpoint.as_ref().map_or(self.durable.txn, |pin| pin.txn)
+    }
+
     /// A page to write to, the one nearest to the start of the file, so that its end empties.
     pub fn allocate(&mut self, pages: &mut Pages) -> PageId {
         let page = match self.available.next(0) {
@@ -289,7 +294,10 @@ impl Space {
                 Some(pin) => pin.blocked.push(freed),
                 None => unreachable!("blocked by a checkpoint that is not there"),
             },
-            Some(Blocker::Reader(index)) => self.readers[index].blocked.push(freed),
+            Some(Blocker::Reader(index)) => {
+                pages.keep(freed.first);
+                self.readers[index].blocked.push(freed);
+            }
             None => {
                 if let Some(frame) = pages.frame_of(freed.first) {
                     pages.drop_frame(frame, false);

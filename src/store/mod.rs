@@ -82,6 +82,8 @@ pub struct Store {
     uncommitted: bool,
     committed: Committed,
     checkpoints: Checkpoints,
+    /// Pages that were copied since the last checkpoint began although a checkpoint has written them.
+    rewritten_pages: u64,
     store_id: u64,
     /// Entries that got another label: what a test holds a cost against.
     #[cfg(test)]
@@ -159,9 +161,20 @@ impl Store {
         self.committed.mark
     }
 
-    /// Bytes on the heap that are not in the file yet.
+    /// Bytes on the heap that are not in the file yet and have to come there.
     pub fn dirty_bytes(&self) -> u64 {
-        self.pages.heap_pages() as u64 * PAGE_SIZE as u64
+        self.pages.dirty_pages() as u64 * PAGE_SIZE as u64
+    }
+
+    /// Bytes on the heap that only readers can reach: as long as there are these.
+    pub fn kept_bytes(&self) -> u64 {
+        self.pages.kept_pages() as u64 * PAGE_SIZE as u64
+    }
+
+    /// Bytes of the pages that the last checkpoint wrote, or an earlier one, and the next one writes again:
+    /// what it costs to make one now and not later.
+    pub fn rewritten_bytes(&self) -> u64 {
+        self.rewritten_pages * PAGE_SIZE as u64
     }
 
     /// Bytes of the file.

@@ -82,6 +82,7 @@ impl Store {
             uncommitted: false,
             committed: Committed { txn, mark, roots },
             checkpoints: Checkpoints::new(meta.checkpoint_no, mark),
+            rewritten_pages: 0,
             store_id: meta.store_id,
             #[cfg(test)]
             relabelled: 0,

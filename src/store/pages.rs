@@ -59,6 +59,8 @@ pub struct Pages {
     seed: u32,
     table: Table,
     frames: Frames,
+    /// Pages in frames that are kept for readers.
+    kept_pages: usize,
     /// First pages of all frames.
     dirty_first: PageSet,
     /// Buffers for copies.
@@ -80,6 +82,7 @@ impl Pages {
             seed,
             table,
             frames: Frames::default(),
+            kept_pages: 0,
             dirty_first: PageSet::default(),
             spare: Vec::new(),
             #[cfg(test)]
@@ -103,9 +106,23 @@ impl Pages {
         self.map.reserved_bytes() / PAGE_SIZE
     }
 
-    /// Pages held on the heap.
-    pub fn heap_pages(&self) -> usize {
-        self.frames.pages()
+    /// Pages on the heap for a checkpoint to write.
+    pub fn dirty_pages(&self) -> usize {
+        self.frames.pages() - self.kept_pages
+    }
+
+    /// Pages on the heap that only readers can reach.
+    pub fn kept_pages(&self) -> usize {
+        self.kept_pages
+    }
+
+    /// Only readers can reach a page from now on; if it is on the heap, it stays there for them.
+    pub fn keep(&mut self, page: PageId) {
+        let Some(id) = self.frame_of(page) else { return };
+        let frame = self.frames.get_mut(id);
+        if !std::mem::replace(&mut frame.kept, true) {
+            self.kept_pages += frame.pages as usize;
+        }
     }
 
     pub fn wants_memory(&self) -> bool {
@@ -314,6 +331,9 @@ impl Pages {
     pub fn drop_frame(&mut self, id: FrameId, written: bool) {
         let frame = self.frames.remove(id);
         assert!(frame.in_flight == 0, "a page is dropped while it is being written");
+        if frame.kept {
+            self.kept_pages -= frame.pages as usize;
+        }
         self.table.set(frame.first, if written { SEEN } else { UNSEEN });
         self.dirty_first.remove(frame.first.0);
     }

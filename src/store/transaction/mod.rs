@@ -108,6 +108,9 @@ impl Store {
     #[cold]
     fn copy(&mut self, page: PageId, stamp: u32, level: u8) -> Result<FrameId, Corruption> {
         let allocated = self.pages.node(page, stamp, level)?.txn();
+        if allocated <= self.space.checkpointed_txn() {
+            self.rewritten_pages += 1;
+        }
         let to = self.space.allocate(&mut self.pages);
         let frame = self.pages.add_copy(page, to, self.txn);
         let freed = Freed { first: page, pages: 1, allocated, freed: self.txn };
