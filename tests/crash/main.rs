@@ -5,6 +5,7 @@
 //! by the greeting and can cut, slow down or delay each direction of each pair. `cargo test` runs a short bounded
 //! round of each; `RINGD_CLUSTER_KILLS` and `RINGD_CLUSTER_FAULTS` set how many.
 
+mod alerts;
 #[allow(dead_code)]
 #[path = "../wire/client.rs"]
 mod client;
