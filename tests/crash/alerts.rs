@@ -278,7 +278,7 @@ async fn go_down_for_a_while(cluster: &mut Cluster, down: usize, alive: [usize; 
 fn rules(scrapes: [&[Scrape]; 2]) -> String {
     let quoted = |text: &str| serde_json::to_string(text).expect("a text");
     let mut text = "evaluation_interval: 1m\ntests:\n- interval: 1m\n  input_series:\n".to_owned();
-    for at in 0..MEMBERS {
+    for (at, (befores, afters)) in scrapes[0].iter().zip(scrapes[1]).enumerate() {
         let own = format!("job=\"{JOB}\",instance=\"m{at}\"");
         let mut series = |series: &str, before: f64, after: f64| {
             let (name, labels) = series.split_once('{').unwrap_or((series, "}"));
@@ -287,8 +287,8 @@ fn rules(scrapes: [&[Scrape]; 2]) -> String {
             writeln!(text, "  - series: {series}\n    values: '{before} {after}'").expect("room");
         };
         series("up", 1.0, 1.0);
-        for (name, before) in &scrapes[0][at] {
-            if let Some(after) = scrapes[1][at].get(name)
+        for (name, before) in befores {
+            if let Some(after) = afters.get(name)
                 && before.is_finite()
                 && after.is_finite()
             {
