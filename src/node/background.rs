@@ -121,6 +121,11 @@ impl Node {
         checkpoint::is_choked(&self.applier.store)
     }
 
+    /// Whether it is so far behind that what other members forward is refused, too.
+    pub(super) fn is_overrun(&self) -> bool {
+        checkpoint::is_overrun(&self.applier.store)
+    }
+
     /// Asks the store to give back what it can. The ticket is for `defragmented`.
     pub fn start_defragment(&mut self) -> u64 {
         self.background.defrag.demand()

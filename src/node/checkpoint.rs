@@ -33,6 +33,9 @@ const PACE_MS: u64 = 2;
 /// Pages that may get dirty while a checkpoint is written.
 const ROOM_FOR_NEW: Room = Room { at_once: 32 << 20, written: 48 << 20 };
 const ROOM_FOR_CHANGED: Room = Room { at_once: 128 << 20, written: 256 << 20 };
+/// All that may be dirty while one of new pages is written, what it has not written yet among it. So much
+/// is enough to have the next one begin when this one ends; more would be memory for nothing.
+const NEW_BYTES_MAX: u64 = 72 << 20;
 /// The same with the pages that are on the heap for readers only.
 const HEAP_BYTES_MAX: u64 = 384 << 20;
 /// Dirty pages of the work in the background, which must not slow down anybody.
@@ -139,11 +142,14 @@ impl CheckpointPolicy {
         let spread_ms = if idle { SPREAD_IDLE_MS } else { SPREAD_MS };
         let total = progress.total_bytes;
         let by_time = total * (now_ms - self.started_ms).min(spread_ms) / spread_ms;
-        let at_once = room(store).at_once;
+        let mut at_once = room(store).at_once;
+        if is_mostly_new(store) {
+            at_once = at_once.min(NEW_BYTES_MAX.saturating_sub(total)).max(SMALL_BYTES);
+        }
         let new = new_dirty_bytes(store).min(at_once);
         let by_load = (u128::from(total) * u128::from(new) / u128::from(at_once)) as u64;
         self.allowed_bytes = self.allowed_bytes.max(by_time).max(by_load);
-        if self.allowed_bytes >= total {
+        if self.allowed_bytes >= total || is_choked(store) {
             // The total is an estimate.
             self.allowed_bytes = u64::MAX;
         }
@@ -197,9 +203,15 @@ fn new_dirty_bytes(store: &Store) -> u64 {
     store.dirty_bytes().saturating_sub(pinned)
 }
 
-/// Whether pages get dirty faster than the disk takes them, so that nothing more should be taken
-/// in for the moment.
+/// Whether pages get dirty faster than the disk takes them, so that nothing more should be read from
+/// clients for the moment.
 pub fn is_choked(store: &Store) -> bool {
+    let is_full = store.checkpoint_running() && store.dirty_bytes() > NEW_BYTES_MAX;
+    (is_full && is_mostly_new(store)) || is_overrun(store)
+}
+
+/// Whether so many are dirty that what has been read has to be refused.
+pub fn is_overrun(store: &Store) -> bool {
     let Room { at_once, written } = room(store);
     let written = match store.checkpoint_progress() {
         Some(progress) if progress.writing => {
@@ -455,6 +467,31 @@ mod tests {
             }
         }
         assert!((8..32).contains(&let_in), "{let_in} MiB for about 16");
+    }
+
+    #[test]
+    fn new_pages_do_not_pile_up_when_the_disk_is_slower_than_who_writes() {
+        let mut bed = Bed::new();
+        let (mut next, mut most, mut idle) = (0, 0, 0);
+        while bed.mark < 400 {
+            if !is_choked(&bed.store) {
+                bed.put(next..next + 1);
+                next += 1;
+                idle = 0;
+            }
+            most = most.max(bed.store.dirty_bytes() / MIB as u64);
+            // An eighth as fast: two writes of 64 KiB for a MiB.
+            bed.policy.run(&mut bed.store, 0, false);
+            for _ in 0..2 {
+                let next = bed.policy.permits(&bed.store).then(|| bed.store.next_op());
+                let Some((id, op)) = next.flatten() else { break };
+                bed.disk.apply(&op);
+                bed.store.op_done(id);
+            }
+            idle += 1;
+            assert!(idle < 1000, "nothing goes on at {most} MiB");
+        }
+        assert!((64..76).contains(&most), "{most} MiB");
     }
 
     #[test]

@@ -286,7 +286,7 @@ impl Node {
         } else {
             let result = if !is_sound {
                 Err(Refusal::Invalid)
-            } else if self.is_choked() {
+            } else if self.is_overrun() {
                 Err(Refusal::TooManyRequests)
             } else {
                 self.append(kind, entry)
