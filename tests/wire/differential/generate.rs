@@ -465,6 +465,9 @@ impl Generator {
                 _ => txn.failure = (0..too_many).map(|_| self.range_op(world)).collect(),
             }
         }
+        if depth == 0 && deletes_to_the_end(&txn) {
+            give_all_puts_their_own(&mut txn);
+        }
         txn
     }
 
@@ -839,5 +842,34 @@ impl AtMost for Bytes {
     fn at_most(mut self, length: usize) -> Bytes {
         self.truncate(length);
         self
+    }
+}
+
+/// The operations of both branches.
+fn branches(txn: &pb::TxnRequest) -> impl Iterator<Item = &pb::request_op::Request> {
+    txn.success.iter().chain(&txn.failure).filter_map(|op| op.request.as_ref())
+}
+
+/// Whether there is a deletion without an end, at any depth.
+fn deletes_to_the_end(txn: &pb::TxnRequest) -> bool {
+    use pb::request_op::Request as Op;
+    branches(txn).any(|op| match op {
+        Op::RequestDeleteRange(delete) => delete.range_end == "\0",
+        Op::RequestTxn(inner) => deletes_to_the_end(inner),
+        _ => false,
+    })
+}
+
+/// A real etcd does not see that a deletion without an end overlaps a put of the same transaction. If that put is to
+/// keep what has just been deleted, etcd ends with a panic, and again at each start.
+fn give_all_puts_their_own(txn: &mut pb::TxnRequest) {
+    use pb::request_op::Request as Op;
+    let ops = txn.success.iter_mut().chain(&mut txn.failure);
+    for op in ops.filter_map(|op| op.request.as_mut()) {
+        match op {
+            Op::RequestPut(put) => (put.ignore_value, put.ignore_lease) = (false, false),
+            Op::RequestTxn(inner) => give_all_puts_their_own(inner),
+            _ => {}
+        }
     }
 }
