@@ -814,7 +814,9 @@ impl Node {
             let kept = durable.min(self.raft.start_index().0);
             let behind_memory = mutants::is_on(Mutant::LogCutBehindMemory);
             let cut = if behind_memory { self.applier.applied_index() } else { kept };
-            self.log.release(cut + 1);
+            // The newest entry stays: without it the log would look like one whose end was lost.
+            let newest = self.raft.persisted_index().0;
+            self.log.release((cut + 1).min(newest));
             self.log.retry_space();
         }
         if !self.applier.store.checkpoint_running() {

@@ -369,3 +369,38 @@ fn a_lost_end_of_the_log_is_noticed_if_a_checkpoint_had_it() {
     }
     panic!("four lost batches are not noticed");
 }
+
+/// A checkpoint has all entries, so that all segments may go, and a full disk leaves of what comes next
+/// only term and commit index in a new one. Were the newest entry gone, that would look like a log
+/// whose end was lost.
+#[test]
+fn the_newest_entry_stays_in_the_log_whatever_follows_it() {
+    let mut alone = 0;
+    for puts in 1..12 {
+        let mut bed = Bed::with_segments(16 << 10);
+        bed.settle();
+        for round in 0..puts {
+            bed.put("k", &format!("{round}"));
+            bed.settle();
+        }
+        let ticket = bed.node().start_defragment();
+        while !bed.node().defragmented(ticket) {
+            bed.turn();
+            bed.store_op();
+        }
+        let durable = bed.node().applier.store.durable_mark();
+        bed.settle();
+        bed.disk.fill(Some(Fault { at: 0, for_ever: true }));
+        bed.put("large", &"x".repeat(14_000));
+        bed.settle();
+        let segments: Vec<_> = bed.node().log.segments().map(|info| info.index_max).collect();
+        alone += u32::from(segments.len() == 2 && segments[1] == 0);
+        assert!(segments.iter().any(|index_max| *index_max >= durable), "{segments:?}");
+        bed.disk.fill(None);
+        bed.crash_with(Loss::All);
+        bed.settle();
+        assert!(bed.node().raft().last_index().0 > durable);
+        assert_eq!(bed.get("k", 0), Some(format!("{}", puts - 1)));
+    }
+    assert!(alone > 0, "no segment in which only the state stands");
+}
