@@ -465,8 +465,8 @@ impl Generator {
                 _ => txn.failure = (0..too_many).map(|_| self.range_op(world)).collect(),
             }
         }
-        if depth == 0 && deletes_to_the_end(&txn) {
-            give_all_puts_their_own(&mut txn);
+        if depth == 0 && puts(&txn) {
+            delete_single_keys(&mut txn);
         }
         txn
     }
@@ -845,30 +845,29 @@ impl AtMost for Bytes {
     }
 }
 
-/// The operations of both branches.
-fn branches(txn: &pb::TxnRequest) -> impl Iterator<Item = &pb::request_op::Request> {
-    txn.success.iter().chain(&txn.failure).filter_map(|op| op.request.as_ref())
-}
-
-/// Whether there is a deletion without an end, at any depth.
-fn deletes_to_the_end(txn: &pb::TxnRequest) -> bool {
+/// Whether there is a put, at any depth.
+fn puts(txn: &pb::TxnRequest) -> bool {
     use pb::request_op::Request as Op;
-    branches(txn).any(|op| match op {
-        Op::RequestDeleteRange(delete) => delete.range_end == "\0",
-        Op::RequestTxn(inner) => deletes_to_the_end(inner),
+    let mut ops = txn.success.iter().chain(&txn.failure).filter_map(|op| op.request.as_ref());
+    ops.any(|op| match op {
+        Op::RequestPut(_) => true,
+        Op::RequestTxn(inner) => puts(inner),
         _ => false,
     })
 }
 
-/// A real etcd does not see that a deletion without an end overlaps a put of the same transaction. If that put is to
-/// keep what has just been deleted, etcd ends with a panic, and again at each start.
-fn give_all_puts_their_own(txn: &mut pb::TxnRequest) {
+/// A real etcd does not see that a deletion without an end overlaps a put of the same transaction. If the key that is
+/// put is one that has just been deleted, etcd goes wrong: it ends with a panic, again at each start, where the put is
+/// to keep value or lease; and a compaction at this revision loses the key, and ends it when the key is read.
+fn delete_single_keys(txn: &mut pb::TxnRequest) {
     use pb::request_op::Request as Op;
     let ops = txn.success.iter_mut().chain(&mut txn.failure);
     for op in ops.filter_map(|op| op.request.as_mut()) {
         match op {
-            Op::RequestPut(put) => (put.ignore_value, put.ignore_lease) = (false, false),
-            Op::RequestTxn(inner) => give_all_puts_their_own(inner),
+            Op::RequestDeleteRange(delete) if delete.range_end == "\0" => {
+                delete.range_end = Bytes::new();
+            }
+            Op::RequestTxn(inner) => delete_single_keys(inner),
             _ => {}
         }
     }
