@@ -24,6 +24,7 @@ mod stats;
 mod wire;
 mod work;
 
+pub use client::{Broken, Connection, Event, Method, Outcome, Want};
 pub use engine::{Engine, LinkId};
 pub use limits::READ_BYTES;
 pub use options::{Asked, Options, Shape, address, parse};

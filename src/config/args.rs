@@ -208,10 +208,7 @@ impl Settings {
                 Effect::Legacy => {
                     self.warnings.push(format!("{name} is no longer supported - ignoring"));
                 }
-                Effect::NotYet if changed && !text.is_empty() => {
-                    return Err(err(format!("not supported yet: {name} (set to {text:?})")));
-                }
-                Effect::None(_) | Effect::NotYet => {}
+                Effect::None(_) => {}
             }
         }
         Ok(())

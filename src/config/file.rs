@@ -4,14 +4,14 @@
 //! variables are ignored; durations are whole numbers of nanoseconds; what concerns TLS stands in two maps; keys that
 //! nobody knows are passed over.
 
-use serde_norway::Value;
+use serde_norway::{Mapping, Value};
 
 use super::args::{Settings, Source};
 use super::flags::{self, Spelling};
 use super::value::Kind;
 use super::{UsageError, err};
 
-/// Key of a map, key in it, flag.
+/// Key of a map, after those of the maps that it is in; key in it; flag.
 const NESTED: &[(&str, &str, &str)] = &[
     ("client-transport-security", "cert-file", "cert-file"),
     ("client-transport-security", "key-file", "key-file"),
@@ -38,6 +38,23 @@ const NESTED: &[(&str, &str, &str)] = &[
         "skip-client-san-verification",
         "peer-skip-client-san-verification",
     ),
+    ("discovery-config", "token", "discovery-token"),
+    ("discovery-config client", "endpoints", "discovery-endpoints"),
+    ("discovery-config client", "dial-timeout", "discovery-dial-timeout"),
+    ("discovery-config client", "request-timeout", "discovery-request-timeout"),
+    ("discovery-config client", "keepalive-time", "discovery-keepalive-time"),
+    ("discovery-config client", "keepalive-timeout", "discovery-keepalive-timeout"),
+    ("discovery-config client secure", "cert", "discovery-cert"),
+    ("discovery-config client secure", "key", "discovery-key"),
+    ("discovery-config client secure", "cacert", "discovery-cacert"),
+    ("discovery-config client secure", "insecure-transport", "discovery-insecure-transport"),
+    (
+        "discovery-config client secure",
+        "insecure-skip-tls-verify",
+        "discovery-insecure-skip-tls-verify",
+    ),
+    ("discovery-config client auth", "username", "discovery-user"),
+    ("discovery-config client auth", "password", "discovery-password"),
     ("socket-options", "reuse-port", "socket-reuse-port"),
     ("socket-options", "reuse-address", "socket-reuse-address"),
 ];
@@ -63,24 +80,40 @@ pub fn read(name: &str, text: &str) -> Result<Settings, UsageError> {
             return Err(err(format!("{name}: {key:?} is no name of a flag")));
         };
         match value {
-            Value::Mapping(inner) => {
-                for (inner_key, value) in inner {
-                    let inner_key = inner_key.as_str().unwrap_or_default();
-                    let mut nested = NESTED.iter();
-                    let found = nested.find(|(map, own, _)| *map == key && *own == inner_key);
-                    match found {
-                        Some((_, _, flag)) => {
-                            set(&mut settings, name, &format!("{key}: {inner_key}"), flag, value)?;
-                        }
-                        None => unknown(&mut settings, name, &format!("{key}: {inner_key}")),
-                    }
-                }
-            }
+            Value::Mapping(inner) => nested(&mut settings, name, key, inner)?,
             value => set(&mut settings, name, key, key, value)?,
         }
     }
     settings.check_effects()?;
     Ok(settings)
+}
+
+/// The entries of a map, whose own keys are `map`.
+fn nested(
+    settings: &mut Settings,
+    name: &str,
+    map: &str,
+    entries: &Mapping,
+) -> Result<(), UsageError> {
+    for (key, value) in entries {
+        let key = key.as_str().unwrap_or_default();
+        let inner = format!("{map} {key}");
+        match value {
+            Value::Mapping(entries)
+                if NESTED.iter().any(|(known, ..)| known.starts_with(&inner)) =>
+            {
+                nested(settings, name, &inner, entries)?;
+                continue;
+            }
+            _ => {}
+        }
+        let text = format!("{}: {key}", map.replace(' ', ": "));
+        match NESTED.iter().find(|(known, own, _)| *known == map && *own == key) {
+            Some((_, _, flag)) => set(settings, name, &text, flag, value)?,
+            None => unknown(settings, name, &text),
+        }
+    }
+    Ok(())
 }
 
 fn unknown(settings: &mut Settings, name: &str, key: &str) {

@@ -20,8 +20,6 @@ pub enum Effect {
     None(&'static str),
     /// Known to etcd and without effect there as well.
     Legacy,
-    /// Refused unless it has its default: to go on without it would be dangerous.
-    NotYet,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -30,6 +28,7 @@ pub enum Group {
     Listening,
     Tls,
     Cluster,
+    Discovery,
     Timing,
     Limits,
     Compaction,
@@ -40,11 +39,12 @@ pub enum Group {
 }
 
 impl Group {
-    pub const ALL: [(Group, &'static str); 11] = [
+    pub const ALL: [(Group, &'static str); 12] = [
         (Group::Member, "This member"),
         (Group::Listening, "Where it listens, and where others find it"),
         (Group::Tls, "TLS"),
         (Group::Cluster, "The cluster, when it starts for the first time"),
+        (Group::Discovery, "The discovery service, when the cluster starts for the first time"),
         (Group::Timing, "Timing"),
         (Group::Limits, "Limits"),
         (Group::Compaction, "Compaction of old revisions"),
@@ -71,10 +71,6 @@ const fn without(name: &'static str, kind: Kind, default: &'static str, why: &'s
 
 const fn legacy(name: &'static str) -> Flag {
     Flag { name, kind: Kind::Text, default: "", effect: Effect::Legacy }
-}
-
-const fn not_yet(name: &'static str, kind: Kind, default: &'static str) -> Flag {
-    Flag { name, kind, default, effect: Effect::NotYet }
 }
 
 /// Spellings that etcd up to 3.6 took, for flags whose name today is not the same without
@@ -105,7 +101,6 @@ pub const FEATURE_GATES: &[(&str, bool)] = &[
 
 const OWN_LINKS: &str = "links between members notice by themselves when they are dead";
 const OWN_STORE: &str = "it tunes etcd's storage engine, and ringd has its own";
-const NO_DISCOVERY: &str = "it concerns discovery, which is not used";
 const NO_TRACING: &str = "traces are not exported";
 
 pub const FLAGS: &[Flag] = {
@@ -337,6 +332,80 @@ pub const FLAGS: &[Flag] = {
             "",
             Cluster,
             "Suffix of the service that these records are for: _etcd-server-<name>.",
+        ),
+        obeyed(
+            "discovery-token",
+            Text,
+            "",
+            Discovery,
+            "Name of the cluster to found at the discovery service; no other cluster may have had it.",
+        ),
+        obeyed(
+            "discovery-endpoints",
+            Text,
+            "",
+            Discovery,
+            "An etcd where the members find each other, in the place of --initial-cluster.",
+        ),
+        obeyed(
+            "discovery-dial-timeout",
+            Duration,
+            "2s",
+            Discovery,
+            "How long connecting to the discovery service may take.",
+        ),
+        obeyed(
+            "discovery-request-timeout",
+            Duration,
+            "5s",
+            Discovery,
+            "How long a request to it may take.",
+        ),
+        obeyed(
+            "discovery-keepalive-time",
+            Duration,
+            "2s",
+            Discovery,
+            "After how long without a word from it a ping is sent, 10s at the least.",
+        ),
+        obeyed(
+            "discovery-keepalive-timeout",
+            Duration,
+            "6s",
+            Discovery,
+            "How long the answer may take before the connection is given up.",
+        ),
+        obeyed(
+            "discovery-insecure-transport",
+            Bool,
+            "true",
+            Discovery,
+            "No TLS with endpoints that do not say http:// or https://.",
+        ),
+        obeyed(
+            "discovery-insecure-skip-tls-verify",
+            Bool,
+            "false",
+            Discovery,
+            "Take any certificate of the discovery service.",
+        ),
+        obeyed("discovery-cert", Text, "", Discovery, "File of the certificate to show it."),
+        obeyed("discovery-key", Text, "", Discovery, "File of its private key."),
+        obeyed(
+            "discovery-cacert",
+            Text,
+            "",
+            Discovery,
+            "File of the authorities that its certificate must come from.",
+        ),
+        obeyed("discovery-user", Text, "", Discovery, "Name of a user there, or name:password."),
+        obeyed("discovery-password", Text, "", Discovery, "The user's password."),
+        obeyed(
+            "discovery-fallback",
+            OneOf(&["exit", "proxy"]),
+            "exit",
+            Discovery,
+            "What to do when discovery fails: exit.",
         ),
         obeyed(
             "strict-reconfig-check",
@@ -579,17 +648,6 @@ pub const FLAGS: &[Flag] = {
             "0",
             "compaction runs in slices bounded by time",
         ),
-        without("discovery-cacert", Text, "", NO_DISCOVERY),
-        without("discovery-cert", Text, "", NO_DISCOVERY),
-        without("discovery-dial-timeout", Duration, "2s", NO_DISCOVERY),
-        without("discovery-insecure-skip-tls-verify", Bool, "false", NO_DISCOVERY),
-        without("discovery-insecure-transport", Bool, "true", NO_DISCOVERY),
-        without("discovery-keepalive-time", Duration, "2s", NO_DISCOVERY),
-        without("discovery-keepalive-timeout", Duration, "6s", NO_DISCOVERY),
-        without("discovery-key", Text, "", NO_DISCOVERY),
-        without("discovery-password", Text, "", NO_DISCOVERY),
-        without("discovery-request-timeout", Duration, "5s", NO_DISCOVERY),
-        without("discovery-user", Text, "", NO_DISCOVERY),
         without("distributed-tracing-address", Text, "localhost:4317", NO_TRACING),
         without("distributed-tracing-instance-id", Text, "", NO_TRACING),
         without("distributed-tracing-sampling-rate", Int, "0", NO_TRACING),
@@ -635,10 +693,6 @@ pub const FLAGS: &[Flag] = {
         legacy("v"),
         legacy("v2-deprecation"),
         legacy("vv"),
-        // Refused: data, secrets or access would not be guarded as asked.
-        not_yet("discovery-endpoints", Text, ""),
-        not_yet("discovery-fallback", OneOf(&["exit", "proxy"]), "exit"),
-        not_yet("discovery-token", Text, ""),
     ]
 };
 

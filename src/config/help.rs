@@ -33,9 +33,6 @@ pub fn text() -> String {
     list(&mut out, "Flags of etcd that are taken and have no effect here", |flag| {
         matches!(flag.effect, Effect::None(_) | Effect::Legacy)
     });
-    list(&mut out, "Flags of etcd that are not supported yet", |flag| {
-        matches!(flag.effect, Effect::NotYet)
-    });
     out
 }
 

@@ -106,6 +106,7 @@ pub struct Config {
     /// `name=url,name=url,…`, read by [`Config::bootstrap_members`].
     pub initial_cluster: String,
     /// The domain whose SRV records are to be read for `initial_cluster`.
+    pub discovery: Option<Discovery>,
     pub discovery_srv: Option<String>,
     pub discovery_srv_name: String,
     pub initial_cluster_state: ClusterState,
@@ -180,6 +181,26 @@ pub enum AuthToken {
         private_key: Option<PathBuf>,
         ttl_s: u64,
     },
+}
+
+/// The etcd at which the members of a new cluster find each other.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Discovery {
+    /// With or without `http://` or `https://`.
+    pub endpoints: Vec<String>,
+    pub token: String,
+    pub dial_timeout_ms: u64,
+    pub request_timeout_ms: u64,
+    pub keepalive_time_ms: u64,
+    pub keepalive_timeout_ms: u64,
+    pub insecure_transport: bool,
+    pub insecure_skip_verify: bool,
+    pub cert: Option<PathBuf>,
+    pub key: Option<PathBuf>,
+    pub cacert: Option<PathBuf>,
+    /// Empty if there is none.
+    pub user: String,
+    pub password: String,
 }
 
 /// HTTP/2 pings, as gRPC servers do them. 0 is never.
@@ -374,6 +395,7 @@ impl Config {
             socket_reuse_port: s.bool("socket-reuse-port"),
             initial_cluster: initial_cluster(&s, &name, &initial_advertise_peer_urls),
             initial_advertise_peer_urls,
+            discovery: discovery(&s)?,
             discovery_srv: discovery_srv(&s)?,
             discovery_srv_name: s.text("discovery-srv-name").to_owned(),
             initial_cluster_state: match s.text("initial-cluster-state") {
@@ -713,19 +735,63 @@ fn feature_gates(s: &Settings, warnings: &mut Vec<String>) -> Result<(), UsageEr
     Ok(())
 }
 
+/// Of these at most one says who the members are.
 fn discovery_srv(s: &Settings) -> Result<Option<String>, UsageError> {
-    let domain = s.text("discovery-srv");
-    if domain.is_empty() {
-        return Ok(None);
-    }
-    if s.is_set("initial-cluster") {
+    let flags = ["initial-cluster", "discovery-srv", "discovery-endpoints"];
+    let given = |flag: &&str| s.is_set(flag) && !s.text(flag).is_empty();
+    if flags.iter().filter(|flag| given(flag)).count() > 1 {
         return Err(err(
             "multiple discovery or bootstrap flags are set. Choose one of \"initial-cluster\", \
              \"discovery-endpoints\", or \"discovery-srv\""
                 .to_owned(),
         ));
     }
-    Ok(Some(domain.to_owned()))
+    let domain = s.text("discovery-srv");
+    Ok(Some(domain.to_owned()).filter(|domain| !domain.is_empty()))
+}
+
+fn discovery(s: &Settings) -> Result<Option<Discovery>, UsageError> {
+    if s.text("discovery-fallback") == "proxy" {
+        return Err(err(
+            "v2 proxy is deprecated, and --discovery-fallback can't be configured as \"proxy\""
+                .to_owned(),
+        ));
+    }
+    let token = s.text("discovery-token");
+    let endpoints = s.text("discovery-endpoints");
+    if token.is_empty() != endpoints.is_empty() {
+        return Err(err("both --discovery-token and --discovery-endpoints must be set".to_owned()));
+    }
+    if token.is_empty() {
+        return Ok(None);
+    }
+    let mut endpoints: Vec<String> =
+        endpoints.split(',').map(|endpoint| endpoint.trim().to_owned()).collect();
+    if endpoints.iter().any(String::is_empty) {
+        return Err(err("--discovery-endpoints must not contain empty endpoints".to_owned()));
+    }
+    endpoints.sort();
+    endpoints.dedup();
+    let path = |flag| Some(PathBuf::from(s.text(flag))).filter(|path| !path.as_os_str().is_empty());
+    let (user, password) = match (s.text("discovery-user"), s.text("discovery-password")) {
+        (user, "") => user.split_once(':').unwrap_or((user, "")),
+        both => both,
+    };
+    Ok(Some(Discovery {
+        endpoints,
+        token: token.to_owned(),
+        dial_timeout_ms: duration_ms(s, "discovery-dial-timeout")?,
+        request_timeout_ms: duration_ms(s, "discovery-request-timeout")?,
+        keepalive_time_ms: duration_ms(s, "discovery-keepalive-time")?,
+        keepalive_timeout_ms: duration_ms(s, "discovery-keepalive-timeout")?,
+        insecure_transport: s.bool("discovery-insecure-transport"),
+        insecure_skip_verify: s.bool("discovery-insecure-skip-tls-verify"),
+        cert: path("discovery-cert"),
+        key: path("discovery-key"),
+        cacert: path("discovery-cacert"),
+        user: user.to_owned(),
+        password: password.to_owned(),
+    }))
 }
 
 /// etcd's rule: a name given alone makes a cluster of its own; without a name, or with another

@@ -183,8 +183,6 @@ fn the_environment_gives_what_the_command_line_does_not() {
 fn a_bad_variable_is_named_as_a_variable() {
     let error = parse_env(&[], &[("ETCD_ELECTION_TIMEOUT", "x")]).unwrap_err().to_string();
     assert!(error.starts_with("invalid value \"x\" for ETCD_ELECTION_TIMEOUT: "), "{error}");
-    let error = parse_env(&[], &[("ETCD_DISCOVERY_TOKEN", "a")]).unwrap_err().to_string();
-    assert_eq!(error, "not supported yet: ETCD_DISCOVERY_TOKEN (set to \"a\")");
 }
 
 #[test]
@@ -552,22 +550,56 @@ fn logs_go_where_and_how_they_are_told() {
 }
 
 #[test]
-fn flags_that_guard_something_are_refused_until_they_can_be_kept() {
-    for flag in flags::FLAGS.iter().filter(|f| matches!(f.effect, flags::Effect::NotYet)) {
-        let value = match flag.kind {
-            value::Kind::Bool => "true",
-            value::Kind::Urls => "http://127.0.0.1:1",
-            value::Kind::OneOf(names) => names[names.len() - 1],
-            _ => "x",
-        };
-        let given = format!("--{}={value}", flag.name);
-        assert_eq!(
-            complaint(&[&given]),
-            format!("not supported yet: --{} (set to {value:?})", flag.name)
-        );
-        let default = format!("--{}={}", flag.name, flag.default);
-        assert_eq!(config(&[&default]).warnings, Vec::<String>::new(), "{default}");
-    }
+fn a_cluster_is_found_in_one_way_only() {
+    let discovery = ["--discovery-token=t", "--discovery-endpoints=b:1, a:2,b:1"];
+    let c = config(&discovery);
+    let found = c.discovery.unwrap();
+    assert_eq!((found.token.as_str(), found.endpoints), ("t", vec!["a:2".into(), "b:1".into()]));
+    assert!(found.insecure_transport && !found.insecure_skip_verify);
+    assert_eq!((found.dial_timeout_ms, found.request_timeout_ms), (2_000, 5_000));
+    assert_eq!((found.user.as_str(), config(&[]).discovery), ("", None));
+
+    let with = |args: &[&'static str]| [&discovery[..], args].concat();
+    let named = config(&with(&["--discovery-user=u:p:q"])).discovery.unwrap();
+    assert_eq!((named.user.as_str(), named.password.as_str()), ("u", "p:q"));
+    let apart = config(&with(&["--discovery-user=u:p", "--discovery-password=q"]));
+    let apart = apart.discovery.unwrap();
+    assert_eq!((apart.user.as_str(), apart.password.as_str()), ("u:p", "q"));
+
+    let several = "multiple discovery or bootstrap flags are set. Choose one of \"initial-cluster\", \
+                   \"discovery-endpoints\", or \"discovery-srv\"";
+    assert_eq!(complaint(&with(&["--initial-cluster=default=http://a:1"])), several);
+    assert_eq!(complaint(&with(&["--discovery-srv=example"])), several);
+    let both = "both --discovery-token and --discovery-endpoints must be set";
+    assert_eq!(complaint(&["--discovery-token=t"]), both);
+    assert_eq!(complaint(&["--discovery-endpoints=a:1"]), both);
+    assert_eq!(
+        complaint(&["--discovery-token=t", "--discovery-endpoints=a:1,"]),
+        "--discovery-endpoints must not contain empty endpoints"
+    );
+    assert_eq!(
+        complaint(&["--discovery-fallback=proxy"]),
+        "v2 proxy is deprecated, and --discovery-fallback can't be configured as \"proxy\""
+    );
+}
+
+#[test]
+fn discovery_stands_in_maps_of_a_file() {
+    let text = "discovery-config:
+  token: t
+  client:
+    endpoints: [a:1, b:2]
+    request-timeout: 3000000000
+    secure: {cacert: ca.pem, insecure-transport: false, server-name: x}
+    auth: {username: u, password: p}
+";
+    let c = from_file(text).unwrap();
+    let found = c.discovery.unwrap();
+    assert_eq!((found.token.as_str(), found.endpoints), ("t", vec!["a:1".into(), "b:2".into()]));
+    assert_eq!((found.request_timeout_ms, found.insecure_transport), (3_000, false));
+    assert_eq!(found.cacert.as_deref(), Some(Path::new("ca.pem")));
+    assert_eq!((found.user.as_str(), found.password.as_str()), ("u", "p"));
+    assert!(c.warnings.iter().any(|warning| warning.contains("client: secure: server-name")));
 }
 
 #[test]

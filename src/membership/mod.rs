@@ -9,10 +9,12 @@
 //! Knows nothing of Raft's view of the members, of the store's trees, or of the network.
 
 mod change;
+mod registry;
 
 use std::collections::{BTreeMap, BTreeSet};
 
 pub use change::{Change, ChangeError, ProposedChange};
+pub use registry::{Registry, RegistryError, registered_size};
 use serde::{Deserialize, Serialize};
 use sha1::{Digest, Sha1};
 

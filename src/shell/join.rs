@@ -6,7 +6,7 @@
 //! asked. This happens before the event loop is there, with sockets that wait.
 
 use super::limits::{ASK_EXISTING_TIMEOUT, ASK_NEW_TIMEOUT};
-use super::srv;
+use super::{discovery, srv};
 use crate::config::{Address, ClusterState, Config, Url};
 use crate::membership::{Cluster, Member};
 use crate::peer::{Listing, Query};
@@ -34,13 +34,23 @@ pub fn found(
     is_first_start: bool,
 ) -> Result<Founding, String> {
     let discovered;
-    let config = match &config.discovery_srv {
-        Some(domain) => {
+    let config = match (&config.discovery_srv, &config.discovery) {
+        (Some(domain), _) => {
             let initial_cluster = srv::initial_cluster(config, domain)?;
             discovered = Config { initial_cluster, ..config.clone() };
             &discovered
         }
-        None => config,
+        (None, Some(_)) if config.initial_cluster_state == ClusterState::Existing => {
+            let what = "discovery URL should not be set when joining existing initial cluster";
+            return Err(what.to_owned());
+        }
+        (None, Some(discovery)) => {
+            let initial_cluster = discovery::initial_cluster(config, discovery)?;
+            let initial_cluster_token = discovery.token.clone();
+            discovered = Config { initial_cluster, initial_cluster_token, ..config.clone() };
+            &discovered
+        }
+        (None, None) => config,
     };
     let members = config.bootstrap_members().map_err(|error| error.to_string())?;
     let (own, others): (Vec<_>, Vec<_>) =
@@ -182,11 +192,11 @@ fn ask_one(url: &str, tls: Arc<ClientConfig>, timeout: Duration) -> Result<Listi
 }
 
 /// A socket, or what makes one of it.
-trait Wire: Read + Write {}
+pub(super) trait Wire: Read + Write {}
 
 impl<T: Read + Write> Wire for T {}
 
-fn connect(url: &Url, timeout: Duration) -> io::Result<Socket> {
+pub(super) fn connect(url: &Url, timeout: Duration) -> io::Result<Socket> {
     match &url.address {
         Address::Tcp { host, port } => {
             let address: SocketAddr = (host.as_str(), *port)

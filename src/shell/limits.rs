@@ -48,6 +48,12 @@ pub const BIND_RETRY: Duration = Duration::from_millis(20);
 pub const ASK_NEW_TIMEOUT: Duration = Duration::from_secs(1);
 pub const ASK_EXISTING_TIMEOUT: Duration = Duration::from_secs(10);
 
+/// The discovery service is asked again after 2 s, twice as long each time, and so many times (etcd: up to 256 s).
+pub const DISCOVERY_BACKOFFS: u32 = 8;
+/// A watch there is silent for so long before a ping, whatever the flag says: gRPC's clients do the same, and servers
+/// send those away who ask more often.
+pub const DISCOVERY_SILENCE_MIN: Duration = Duration::from_secs(10);
+
 /// TCP keep-alive period of accepted connections: etcd's.
 pub const TCP_KEEPALIVE_SECONDS: i32 = 30;
 

@@ -30,6 +30,7 @@ mod clock;
 mod connection;
 mod data_dir;
 mod dial;
+mod discovery;
 mod fatal;
 mod files;
 mod glommio_files;

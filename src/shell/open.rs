@@ -57,7 +57,14 @@ pub fn server(
     warm::begin(store.warmer(), store.file_len());
     let known = apply::identity(&store).map_err(|error| error.to_string())?;
     let Founding { cluster, member_id, joins } = match (known, founding) {
-        (Some((cluster, member_id)), _) => Founding { cluster, member_id, joins: false },
+        (Some((cluster, member_id)), _) => {
+            if config.discovery.is_some() {
+                tracing::warn!(
+                    "discovery token is ignored since cluster already initialized; valid logs are found"
+                );
+            }
+            Founding { cluster, member_id, joins: false }
+        }
         (None, Some(founding)) => founding,
         // The first start came to its end before a checkpoint: the log has what there is.
         (None, None) => join::found(config, &tls.dialling(), false)?,

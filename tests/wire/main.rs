@@ -8,6 +8,7 @@ mod check;
 mod client;
 mod damage;
 mod differential;
+mod discovery;
 mod disk;
 mod etcdctl;
 mod floods;

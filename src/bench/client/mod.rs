@@ -251,6 +251,16 @@ impl Connection {
         key
     }
 
+    /// From now on requests are those of the user who got this token.
+    pub fn set_token(&mut self, token: String) {
+        self.request_heads.set_token(token);
+    }
+
+    /// Asks for a sign of life.
+    pub fn ping(&mut self) {
+        frame::write_ping([0; 8], false, &mut self.output);
+    }
+
     /// One more message of an open call.
     pub fn send(&mut self, key: usize, message: &[u8], end_stream: bool) {
         let Some(stream) = self.streams.get_mut(key) else { return };

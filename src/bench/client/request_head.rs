@@ -7,7 +7,7 @@
 
 use crate::h2::hpack::{self, CAPACITY_MAX, ENTRY_OVERHEAD};
 
-/// The RPCs that a load calls.
+/// The RPCs that are called.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u8)]
 pub enum Method {
@@ -19,9 +19,10 @@ pub enum Method {
     LeaseGrant,
     LeaseRevoke,
     LeaseKeepAlive,
+    Authenticate,
 }
 
-const PATHS: [&str; 8] = [
+const PATHS: [&str; 9] = [
     "/etcdserverpb.KV/Put",
     "/etcdserverpb.KV/Range",
     "/etcdserverpb.KV/RangeStream",
@@ -30,6 +31,7 @@ const PATHS: [&str; 8] = [
     "/etcdserverpb.Lease/LeaseGrant",
     "/etcdserverpb.Lease/LeaseRevoke",
     "/etcdserverpb.Lease/LeaseKeepAlive",
+    "/etcdserverpb.Auth/Authenticate",
 ];
 
 impl Method {
@@ -56,6 +58,8 @@ const USER_AGENT: &str = concat!("ringd-bench/", env!("CARGO_PKG_VERSION"));
 #[derive(Debug)]
 pub struct RequestHeads {
     authority: String,
+    /// Of a user who has authenticated.
+    token: Option<String>,
     /// Entries so far; the common ones are 0 to 3.
     entries: usize,
     /// Which entry the path of a method is.
@@ -71,6 +75,7 @@ impl RequestHeads {
         let common = authority.len() + USER_AGENT.len() + 64 + COMMON * ENTRY_OVERHEAD;
         RequestHeads {
             authority: authority.to_owned(),
+            token: None,
             entries: 0,
             paths: [None; PATHS.len()],
             indexes: size + common <= CAPACITY_MAX,
@@ -86,7 +91,19 @@ impl RequestHeads {
         }
     }
 
+    /// From now on requests are those of a user.
+    pub fn set_token(&mut self, token: String) {
+        self.token = Some(token);
+    }
+
     pub fn write(&mut self, method: Method, block: &mut Vec<u8>) {
+        self.write_common(method, block);
+        if let Some(token) = &self.token {
+            hpack::encode_field(b"token", token.as_bytes(), block);
+        }
+    }
+
+    fn write_common(&mut self, method: Method, block: &mut Vec<u8>) {
         if !self.indexes {
             if std::mem::take(&mut self.owes_table_update) {
                 block.push(hpack::NO_DYNAMIC_TABLE);
@@ -181,7 +198,7 @@ mod tests {
         fields.map(|(name, value)| (name.to_owned(), value.to_owned())).to_vec()
     }
 
-    const METHODS: [Method; 8] = [
+    const METHODS: [Method; 9] = [
         Method::Put,
         Method::Range,
         Method::RangeStream,
@@ -190,6 +207,7 @@ mod tests {
         Method::LeaseGrant,
         Method::LeaseRevoke,
         Method::LeaseKeepAlive,
+        Method::Authenticate,
     ];
 
     #[test]
@@ -202,7 +220,7 @@ mod tests {
             let mut decoder = Decoder::default();
             let mut random = crate::bench::random::Random::new(3);
             for _ in 0..200 {
-                let method = METHODS[random.below(8) as usize];
+                let method = METHODS[random.below(9) as usize];
                 let mut block = Vec::new();
                 heads.write(method, &mut block);
                 let mut fields = decode(&mut decoder, &block);
@@ -210,6 +228,20 @@ mod tests {
                 fields.sort();
                 assert_eq!(fields, expected(method, authority));
             }
+        }
+    }
+
+    #[test]
+    fn a_users_token_is_in_every_block() {
+        let mut heads = RequestHeads::new("localhost:2379");
+        let mut decoder = Decoder::default();
+        for token in [None, Some("abc.7"), Some("abc.7")] {
+            token.into_iter().for_each(|token| heads.set_token(token.to_owned()));
+            let mut block = Vec::new();
+            heads.write(Method::Put, &mut block);
+            let fields = decode(&mut decoder, &block);
+            let found = fields.iter().find(|(name, _)| name == "token");
+            assert_eq!(found.map(|(_, value)| value.as_str()), token);
         }
     }
 

@@ -2,7 +2,7 @@
 //! `crate::bench`; here are its sockets, its clock and its files.
 
 mod driver;
-mod tls;
+pub(super) mod tls;
 
 use std::ffi::OsString;
 use std::io::IsTerminal;
