@@ -14,6 +14,7 @@ mod proc;
 #[path = "../../tests/wire/server.rs"]
 mod server;
 
+mod heap;
 mod idle;
 mod noise;
 mod open_time;

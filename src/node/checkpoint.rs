@@ -11,6 +11,10 @@
 //! faster. Whoever writes waits for none of it, unless the disk cannot keep up. Then no more is
 //! taken in than the checkpoint has written: intake slows down to what the disk bears, in steps of
 //! a write, in place of stopping at a bound.
+//!
+//! Replay of the log after a start has nobody to spare and no intake to slow down: it is as fast as the
+//! thread, and the memory for its pages would be as large as what they come to. So it begins checkpoints
+//! sooner, writes them as fast as the disk can, and waits for them where it is ahead.
 
 use crate::store::Store;
 
@@ -62,6 +66,8 @@ pub struct CheckpointPolicy {
     /// Bytes of the running checkpoint that may have been handed out by now.
     allowed_bytes: u64,
     hurry: bool,
+    /// Dirty pages that start a checkpoint in any case, as long as the log is replayed.
+    replay_bytes: Option<u64>,
 }
 
 impl CheckpointPolicy {
@@ -76,7 +82,25 @@ impl CheckpointPolicy {
             started_ms: now_ms,
             allowed_bytes: 0,
             hurry: false,
+            replay_bytes: None,
         }
+    }
+
+    /// The log is replayed until `replayed`: a checkpoint begins at so many dirty pages.
+    pub fn replay(&mut self, dirty_bytes: u64) {
+        self.replay_bytes = Some(dirty_bytes);
+    }
+
+    pub fn replayed(&mut self) {
+        self.replay_bytes = None;
+    }
+
+    /// Whether replay has to wait for the disk. On a full one it does not: what it applies had room
+    /// before the start as well, and a member that waited would never serve the deletions that free some.
+    pub fn holds_replay(&self, store: &Store) -> bool {
+        let is_ahead =
+            self.replay_bytes.is_some_and(|bytes| store.dirty_bytes() >= bytes + bytes / 2);
+        is_ahead && !store.is_short_of_space()
     }
 
     /// Asks for a checkpoint that begins from now on; the ticket is for `is_past`.
@@ -129,13 +153,15 @@ impl CheckpointPolicy {
         // On a full disk the pages that a checkpoint frees are all there is to write to.
         let cramped = store.is_short_of_space() && store.dirty_bytes() > store.reserve_bytes() / 2;
         let dirty = store.dirty_bytes();
-        let many = dirty >= DIRTY_BYTES_MAX || (dirty >= DIRTY_BYTES_MIN && is_mostly_new(store));
+        let many = dirty >= self.replay_bytes.unwrap_or(DIRTY_BYTES_MAX)
+            || (dirty >= DIRTY_BYTES_MIN && is_mostly_new(store));
         self.demanded || (changed && (many || cramped || now_ms >= self.due_ms))
     }
 
     fn pace(&mut self, store: &Store, now_ms: u64, idle: bool) {
         let Some(progress) = store.checkpoint_progress() else { return };
-        if self.hurry || store.is_short_of_space() || progress.total_bytes <= SMALL_BYTES {
+        let hurry = self.hurry || self.replay_bytes.is_some() || store.is_short_of_space();
+        if hurry || progress.total_bytes <= SMALL_BYTES {
             self.allowed_bytes = u64::MAX;
             return;
         }

@@ -12,6 +12,11 @@ pub const APPLY_ENTRIES_MAX: usize = 4_096;
 /// And their bytes, which is where the time goes when transactions are large: some milliseconds.
 pub const APPLY_BYTES_MAX: usize = 256 << 10;
 
+/// Dirty pages at which replay of the log after a start begins a checkpoint; at half as many more it waits
+/// for the disk. What the running server leaves unwritten where pages are new: beside them are the entries
+/// that are not applied yet, which may be as many bytes again and more.
+pub const REPLAY_DIRTY_BYTES: u64 = 40 << 20;
+
 /// Bytes of proposals that a member which does not lead keeps until it learns their outcome: as
 /// much as a leader takes that is not committed (`raft::limits::UNCOMMITTED_BYTES_MAX`).
 pub const FORWARDED_BYTES_MAX: usize = 64 << 20;

@@ -40,6 +40,7 @@ use prost::Message;
 pub use compactor::Retention;
 pub use defrag::DefragCounts;
 pub use leases::LeaseAnswer;
+pub use limits::REPLAY_DIRTY_BYTES;
 pub use message::{Class, PeerMessage, Refusal, SnapshotMessage};
 pub use peers::Late;
 pub use proposals::ProposeError;
@@ -94,6 +95,9 @@ pub struct Options {
     /// followers that are slow (`--snapshot-count`, `--snapshot-catchup-entries`).
     pub snapshot_count: u64,
     pub catch_up_entries: u64,
+    /// Dirty pages that replay of the log after a start leaves unwritten ([`REPLAY_DIRTY_BYTES`], but in
+    /// tests of small stores), and half as many more while some are being written.
+    pub replay_dirty_bytes: u64,
     /// How often the members compare hashes of their history.
     pub corrupt_check_ms: Option<u64>,
     /// Refuse changes of the members that put the quorum at risk.
@@ -166,6 +170,8 @@ pub struct Node {
     next_handover_ms: u64,
     /// Committed entries that were not applied yet.
     committed: VecDeque<Entry>,
+    /// The last entry that the log held at the start, while not all of these are applied.
+    replays_to: Option<u64>,
     /// Reads that wait for an applied index.
     reads: VecDeque<(u64, LogIndex)>,
     lost_reads: Vec<u64>,
@@ -247,6 +253,7 @@ impl Node {
         let is_given_up = recovered.is_given_up();
         let (start, entries) = recovered.into_log()?;
         let applied = applier.applied_index();
+        let replays_to = entries.last().map(|last| last.index.0).filter(|last| *last > applied);
         // A commit index may be behind what a checkpoint has made durable: it is written lazily.
         hard_state.commit = LogIndex(hard_state.commit.0.max(applied));
         if applied == FOUNDING_INDEX {
@@ -285,6 +292,11 @@ impl Node {
             // Who this member is should not depend on the command line any longer.
             background.checkpoint.demand();
         }
+        // Where a new cluster is forced, all is applied before anybody could carry out what a checkpoint wants.
+        let replays_to = replays_to.filter(|_| !forces_new_cluster);
+        if replays_to.is_some() {
+            background.checkpoint.replay(options.replay_dirty_bytes);
+        }
         let lease_questions = LeaseQuestions::new(options.first_id);
         let hash_check = HashCheck::new(options.corrupt_check_ms, now_ms, options.first_id);
         let mut node = Node {
@@ -304,6 +316,7 @@ impl Node {
             last_removal: LogIndex(0),
             next_handover_ms: now_ms,
             committed: VecDeque::new(),
+            replays_to,
             reads: VecDeque::new(),
             lost_reads: Vec::new(),
             last_read: 0,
@@ -493,7 +506,8 @@ impl Node {
 
     /// When `turn` has to be called at the latest.
     pub fn next_deadline(&self, now_ms: u64) -> u64 {
-        if !self.committed.is_empty() || self.hash_check.is_busy() || self.is_sending() {
+        let applies = !self.committed.is_empty() && !self.holds_replay();
+        if applies || self.hash_check.is_busy() || self.is_sending() {
             return now_ms;
         }
         let mut deadline = self.next_tick_ms.min(self.background_deadline(now_ms));
@@ -681,7 +695,10 @@ impl Node {
     fn apply_committed(&mut self, now_ms: u64, output: &mut Output) -> Result<bool, Corruption> {
         let (mut applied, mut bytes) = (0, 0);
         let mut is_changed = false;
-        while !is_changed && let Some(entry) = self.committed.pop_front() {
+        while !is_changed
+            && !self.holds_replay()
+            && let Some(entry) = self.committed.pop_front()
+        {
             // Watchers are offered what came before a compaction before it is applied.
             let is_enough = applied == APPLY_ENTRIES_MAX || bytes >= APPLY_BYTES_MAX;
             if is_enough || (applied > 0 && envelope::is_compaction(&entry.data)) {
@@ -704,10 +721,19 @@ impl Node {
         if applied > 0 {
             self.background.loaded(now_ms);
             self.applier.commit()?;
-            self.raft.applied(LogIndex(self.applier.applied_index()));
+            let index = self.applier.applied_index();
+            self.raft.applied(LogIndex(index));
             self.compact_log();
+            if self.replays_to.take_if(|last| *last <= index).is_some() {
+                self.background.checkpoint.replayed();
+            }
         }
         Ok(is_changed)
+    }
+
+    /// Whether what the log held at the start makes pages dirty faster than the disk takes them.
+    fn holds_replay(&self) -> bool {
+        self.background.checkpoint.holds_replay(&self.applier.store)
     }
 
     /// Forgets applied entries that no follower is likely to want. One that does gets a snapshot.

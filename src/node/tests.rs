@@ -38,8 +38,8 @@ impl SegmentSource for LogDisk {
         Ok(self.files.iter().map(|(id, file)| (*id, file.len() as u64)).collect())
     }
 
-    fn read(&mut self, segment: SegmentId) -> io::Result<Vec<u8>> {
-        Ok(self.files[&segment].clone())
+    fn read(&mut self, segment: SegmentId) -> io::Result<wal::Content> {
+        Ok(Box::new(self.files[&segment].clone()))
     }
 }
 
@@ -163,6 +163,7 @@ impl Bed {
             retention: Retention::Off,
             snapshot_count: self.log_kept.0,
             catch_up_entries: self.log_kept.1,
+            replay_dirty_bytes: REPLAY_DIRTY_BYTES,
             corrupt_check_ms: Some(60_000),
             strict_reconfig_check: true,
             defrag_threshold_percent: self.defrag_threshold_percent,

@@ -112,8 +112,11 @@ impl SegmentSource for LogDisk {
         Ok(self.files.iter().map(|(id, file)| (*id, file.len() as u64)).collect())
     }
 
-    fn read(&mut self, segment: SegmentId) -> io::Result<Vec<u8>> {
-        self.files.get(&segment).cloned().ok_or_else(|| io::ErrorKind::NotFound.into())
+    fn read(&mut self, segment: SegmentId) -> io::Result<wal::Content> {
+        match self.files.get(&segment) {
+            Some(file) => Ok(Box::new(file.clone())),
+            None => Err(io::ErrorKind::NotFound.into()),
+        }
     }
 }
 

@@ -2,6 +2,7 @@
 //! that the others get their chance alone.
 
 use crate::random::{Concern, Random};
+use ringd::node::REPLAY_DIRTY_BYTES;
 
 /// What can go wrong on purpose. A new kind belongs into `ALL`, and the compiler then asks for it
 /// wherever faults are done.
@@ -98,6 +99,9 @@ pub struct Odds {
     /// Weights of kinds of requests, in the order of `client::Kind`.
     pub requests: [u64; 10],
     pub slow_watchers: u64,
+
+    /// Dirty pages that replay of the log leaves unwritten.
+    pub replay_dirty_bytes: u64,
 }
 
 fn maybe(random: &mut Random, most: u64) -> u64 {
@@ -156,6 +160,7 @@ impl Odds {
             long_values: maybe(random, 100),
             requests,
             slow_watchers: maybe(random, 500),
+            replay_dirty_bytes: random.pick(&[32 << 10, 256 << 10, REPLAY_DIRTY_BYTES]),
         }
     }
 }

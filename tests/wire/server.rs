@@ -155,8 +155,14 @@ impl Server {
 
     /// Starts the process on the same directory and ports, and returns when it serves.
     pub fn run(&mut self) -> Result<(), Ended> {
+        self.run_watched(|_| {})
+    }
+
+    /// The same, and says its process id as soon as there is one.
+    pub fn run_watched(&mut self, begun: impl FnOnce(u32)) -> Result<(), Ended> {
         assert!(self.running.is_none(), "the server runs already");
         let (mut running, ready) = launch(&mut self.command());
+        begun(running.child.id());
         match ready.recv_timeout(PATIENCE) {
             Ok(()) => {
                 self.running = Some(running);

@@ -48,6 +48,6 @@ pub use limits::{
 pub use reader::{Batch, Damaged, Step, read_batch};
 pub use record::RecordRef;
 pub use recovery::{RecoverError, Recovered, Torn, recover};
-pub use segment::{BatchSeq, Position, SegmentId, SegmentInfo, SegmentSource};
+pub use segment::{BatchSeq, Content, Position, SegmentId, SegmentInfo, SegmentSource};
 pub use verify::{Verified, verify};
 pub use writer::{Op, OpId, Writer};

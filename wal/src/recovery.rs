@@ -16,7 +16,7 @@ use crate::{
         SECTOR_BYTES, STAMP_BYTES, bears_stamp, is_blank, is_stale, is_unwritten, stamp_of,
         until_unwritten,
     },
-    segment::{BatchSeq, Position, SegmentId, SegmentInfo, SegmentSource},
+    segment::{BatchSeq, Content, Position, SegmentId, SegmentInfo, SegmentSource},
 };
 
 /// The log as it was found. The default is an empty directory.
@@ -315,7 +315,7 @@ pub(crate) struct Shelf<'a> {
     source: &'a mut dyn SegmentSource,
     pub(crate) segments: Vec<(SegmentId, u64)>,
     /// Those looked at ahead of the walk.
-    ahead: Vec<(usize, Rc<Vec<u8>>)>,
+    ahead: Vec<(usize, Rc<Content>)>,
 }
 
 impl<'a> Shelf<'a> {
@@ -343,13 +343,13 @@ impl<'a> Shelf<'a> {
         Ok(shelf)
     }
 
-    fn take(&mut self, index: usize) -> Result<Rc<Vec<u8>>, RecoverError> {
+    fn take(&mut self, index: usize) -> Result<Rc<Content>, RecoverError> {
         let bytes = self.get(index)?;
         self.ahead.retain(|&(ahead, _)| ahead > index);
         Ok(bytes)
     }
 
-    pub(crate) fn get(&mut self, index: usize) -> Result<Rc<Vec<u8>>, RecoverError> {
+    pub(crate) fn get(&mut self, index: usize) -> Result<Rc<Content>, RecoverError> {
         if let Some((_, bytes)) = self.ahead.iter().find(|&&(ahead, _)| ahead == index) {
             return Ok(Rc::clone(bytes));
         }

@@ -1,6 +1,6 @@
 //! Segments by name: what the log is made of, seen from outside.
 
-use std::{fmt, io};
+use std::{fmt, io, ops::Deref};
 
 /// Number of a segment. The first is 1, and there are no gaps.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -69,5 +69,8 @@ pub trait SegmentSource {
     fn list(&mut self) -> io::Result<Vec<(SegmentId, u64)>>;
 
     /// The whole of one.
-    fn read(&mut self, segment: SegmentId) -> io::Result<Vec<u8>>;
+    fn read(&mut self, segment: SegmentId) -> io::Result<Content>;
 }
+
+/// Bytes of a segment: in memory, or a map of its file, which then changes no more as long as this is there.
+pub type Content = Box<dyn Deref<Target = [u8]>>;

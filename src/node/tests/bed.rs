@@ -26,8 +26,8 @@ impl SegmentSource for Log<'_> {
         Ok(segments.map(|file| (SegmentId(file.0), self.0.read(file).len() as u64)).collect())
     }
 
-    fn read(&mut self, segment: SegmentId) -> io::Result<Vec<u8>> {
-        Ok(self.0.read(FileId(segment.0)).to_vec())
+    fn read(&mut self, segment: SegmentId) -> io::Result<wal::Content> {
+        Ok(Box::new(self.0.read(FileId(segment.0)).to_vec()))
     }
 }
 
@@ -38,6 +38,8 @@ pub struct Bed {
     pub disk: Disk,
     pub random: Random,
     pub segment_bytes: u64,
+    /// Dirty pages that replay of the log leaves unwritten: from the next start on.
+    pub replay_dirty_bytes: u64,
     /// An operation of the disk has failed: the process has ended.
     pub failed: bool,
     pub node: Option<Node>,
@@ -59,6 +61,7 @@ impl Bed {
             disk,
             random: Random(1),
             segment_bytes,
+            replay_dirty_bytes: REPLAY_DIRTY_BYTES,
             failed: false,
             node: None,
             output: Output::default(),
@@ -108,6 +111,7 @@ impl Bed {
             defrag_threshold_percent: 0,
             snapshot_count: LOG_KEPT.0,
             catch_up_entries: LOG_KEPT.1,
+            replay_dirty_bytes: self.replay_dirty_bytes,
             corrupt_check_ms: None,
             strict_reconfig_check: true,
             first_id: self.starts << 32,

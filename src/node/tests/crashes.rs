@@ -2,7 +2,8 @@
 //! operation of a scripted run, and what must be there afterwards, by a model that knows the
 //! requests in their order and nothing else.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
+use std::ops::RangeInclusive;
 
 use super::super::*;
 use super::Random;
@@ -14,6 +15,8 @@ use simdisk::{self as disk, Fault, FileId, Loss};
 /// Requests of the run.
 const REQUESTS: usize = 200;
 const KEYS: u64 = 12;
+/// Dirty pages that replay leaves unwritten: the run makes more.
+const REPLAY_BYTES: u64 = 32 << 10;
 
 /// `RINGD_EXHAUSTIVE=1` tries each kind of loss at each point, in place of one after the other.
 fn is_exhaustive() -> bool {
@@ -48,6 +51,7 @@ impl Run {
     fn new(seed: u64) -> Run {
         let mut bed = Bed::with_segments(64 << 10);
         bed.random = Random(seed + 1000);
+        bed.replay_dirty_bytes = REPLAY_BYTES;
         Run {
             bed,
             random: Random(seed),
@@ -236,7 +240,7 @@ impl Drop for Trying {
 fn length_of_run(seed: u64) -> (u64, u64) {
     let mut run = Run::new(seed);
     let (mut cut, mut grown) = (false, false);
-    let mut checkpoints = std::collections::BTreeSet::new();
+    let mut checkpoints = BTreeSet::new();
     while !run.is_done() {
         run.step();
         grown |= run.bed.disk.outstanding().any(|(_, op)| matches!(op, disk::Op::Grow { .. }));
@@ -332,6 +336,131 @@ pub fn a_full_disk_at_every_operation_of_a_run_loses_nothing() {
     }
     println!("{shortages} full disks at {operations} operations");
     assert!(shortages > operations / 2);
+}
+
+/// A crash before any of the run's requests is in a checkpoint: its first half is to be replayed.
+fn before_replay(seed: u64) -> Run {
+    let mut run = Run::new(seed);
+    run.settle();
+    let founded = run.bed.node().applier.store.durable_mark();
+    while run.asked < REQUESTS / 2 {
+        run.ask();
+        run.bed.turn();
+        run.bed.start_log_ops();
+        run.bed.finish_log_write();
+        run.hear();
+    }
+    assert_eq!(run.bed.node().applier.store.durable_mark(), founded);
+    run.bed.crash_with(Loss::All);
+    run
+}
+
+/// Replay as it is without any fault: the events and the operations of the disk behind those of the run.
+fn length_of_replay(seed: u64) -> (RangeInclusive<u64>, RangeInclusive<u64>) {
+    let mut run = before_replay(seed);
+    let (events, operations) = (run.bed.disk.events(), run.bed.disk.started());
+    let mut checkpoints = BTreeSet::new();
+    while !run.bed.node().is_ready() {
+        run.step();
+        checkpoints.insert(run.bed.node().applier.store.durable_mark());
+    }
+    assert!(checkpoints.len() > 3, "{checkpoints:?}: there were few checkpoints");
+    (events + 1..=run.bed.disk.events(), operations + 1..=run.bed.disk.started())
+}
+
+#[test]
+pub fn a_crash_at_every_event_of_replay_loses_nothing_that_was_acknowledged() {
+    let (events, _) = length_of_replay(8);
+    for crash_at in events.clone() {
+        let losses = if is_exhaustive() { &LOSSES[..] } else { &[LOSSES[crash_at as usize % 4]] };
+        for loss in losses {
+            let _trying = Trying(format!("a crash at event {crash_at} of {events:?}, {loss:?}"));
+            let mut run = before_replay(8);
+            while run.bed.disk.events() < crash_at {
+                run.step();
+            }
+            run.bed.crash_with(*loss);
+            run.check_and_go_on();
+        }
+    }
+    println!("crashes at {} events", events.count());
+}
+
+#[test]
+pub fn an_error_at_every_operation_of_replay_ends_the_process_and_loses_nothing() {
+    let (_, operations) = length_of_replay(9);
+    for at in operations.clone() {
+        let _trying = Trying(format!("an error at operation {at} of {operations:?}"));
+        let mut run = before_replay(9);
+        run.bed.disk.fail(Some(Fault { at, for_ever: at % 2 == 0 }));
+        while !run.bed.failed {
+            run.step();
+        }
+        run.bed.disk.fail(None);
+        match at % 3 {
+            0 => run.bed.restart(),
+            _ => run.bed.crash_with(Loss::Sectors),
+        }
+        run.check_and_go_on();
+    }
+    println!("errors at {} operations", operations.count());
+}
+
+/// Deletions are what frees a full disk, so a member comes to serve them on one as well.
+#[test]
+pub fn a_full_disk_at_any_operation_of_replay_does_not_hold_it_up() {
+    let (_, operations) = length_of_replay(10);
+    for at in operations.clone() {
+        let _trying = Trying(format!("a full disk from operation {at} of {operations:?} on"));
+        let mut run = before_replay(10);
+        run.bed.disk.fill(Some(Fault { at, for_ever: true }));
+        run.settle();
+        run.check();
+    }
+    println!("full disks at {} operations", operations.count());
+}
+
+#[test]
+fn replay_leaves_no_more_pages_unwritten_than_it_may() {
+    const BOUND: u64 = 256 << 10;
+    /// One entry may be applied where there is hardly room.
+    const SLACK: u64 = 64 << 10;
+    let replay = |bound| {
+        let mut bed = Bed::new();
+        bed.settle();
+        for key in 0..500 {
+            bed.put(&format!("key-{key}"), &"x".repeat(key * 7 % 3000));
+            bed.turn();
+            bed.start_log_ops();
+            bed.finish_log_write();
+        }
+        bed.replay_dirty_bytes = bound;
+        bed.restart();
+        let (mut most, mut checkpoints) = (0, BTreeSet::new());
+        let mut waited = 0;
+        while !bed.node().is_ready() {
+            bed.turn();
+            let store = &bed.node().applier.store;
+            most = most.max(store.dirty_bytes());
+            checkpoints.insert(store.durable_mark());
+            bed.start_log_ops();
+            bed.finish_log_write();
+            if bed.begin_store_op() && bed.node().holds_replay() {
+                // The disk's answer is what it waits for.
+                let now_ms = bed.now_ms;
+                waited += u32::from(bed.node().next_deadline(now_ms) > now_ms);
+            }
+            bed.end_ops(|_| true);
+        }
+        let last = bed.get("key-499", 0).map(|value| value.len());
+        assert_eq!(last, Some(499 * 7 % 3000));
+        (most, checkpoints.len(), waited)
+    };
+    let (most, checkpoints, waited) = replay(BOUND);
+    assert!(most <= BOUND + BOUND / 2 + SLACK, "{most} bytes of dirty pages");
+    assert!(checkpoints > 3 && waited > 0, "{checkpoints} checkpoints, waited {waited} times");
+    let (most, ..) = replay(REPLAY_DIRTY_BYTES);
+    assert!(most > 4 * BOUND, "{most} bytes were to be replayed");
 }
 
 /// A last batch whose sectors are lost after it was acknowledged looks like one that never was. What

@@ -27,7 +27,7 @@ impl SegmentSource for NoSegments {
         Ok(Vec::new())
     }
 
-    fn read(&mut self, _: SegmentId) -> io::Result<Vec<u8>> {
+    fn read(&mut self, _: SegmentId) -> io::Result<wal::Content> {
         unreachable!("there are no segments")
     }
 }
@@ -69,6 +69,7 @@ impl Bed {
             defrag_threshold_percent: 0,
             snapshot_count: 10_000,
             catch_up_entries: 5_000,
+            replay_dirty_bytes: node::REPLAY_DIRTY_BYTES,
             corrupt_check_ms: None,
             strict_reconfig_check: true,
             first_id: 1 << 32,

@@ -114,10 +114,10 @@ impl SegmentSource for Disk {
         Ok(self.segments().into_iter().map(|(id, bytes)| (id, bytes.len() as u64)).collect())
     }
 
-    fn read(&mut self, segment: SegmentId) -> io::Result<Vec<u8>> {
+    fn read(&mut self, segment: SegmentId) -> io::Result<wal::Content> {
         if !self.inner.has(file_of(segment)) {
             return Err(io::ErrorKind::NotFound.into());
         }
-        Ok(self.segment(segment).to_vec())
+        Ok(Box::new(self.segment(segment).to_vec()))
     }
 }

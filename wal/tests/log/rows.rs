@@ -310,7 +310,7 @@ fn an_unreadable_segment_is_named() {
             self.0.list()
         }
 
-        fn read(&mut self, segment: SegmentId) -> io::Result<Vec<u8>> {
+        fn read(&mut self, segment: SegmentId) -> io::Result<wal::Content> {
             match segment {
                 TWO => Err(io::Error::other("medium error")),
                 _ => self.0.read(segment),
