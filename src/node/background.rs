@@ -118,12 +118,12 @@ impl Node {
     /// Whether pages get dirty faster than the disk takes them: then nothing should be read from
     /// clients until it has caught up.
     pub fn is_choked(&self) -> bool {
-        checkpoint::is_choked(&self.applier.store)
+        self.background.checkpoint.is_choked(&self.applier.store)
     }
 
     /// Whether it is so far behind that what other members forward is refused, too.
     pub(super) fn is_overrun(&self) -> bool {
-        checkpoint::is_overrun(&self.applier.store)
+        self.background.checkpoint.is_overrun(&self.applier.store)
     }
 
     /// Asks the store to give back what it can. The ticket is for `defragmented`.
