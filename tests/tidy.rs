@@ -29,7 +29,7 @@ const EDGES: &[(&str, &[&str])] = &[
     ("mvcc", &["store", "proto", "mutants"]),
     ("lease", &["store", "proto", "mutants"]),
     ("auth", &["proto"]),
-    ("apply", &["mvcc", "lease", "auth", "membership", "store", "proto", "mutants"]),
+    ("apply", &["mvcc", "lease", "auth", "membership", "store", "proto", "version", "mutants"]),
     // Composition: what the simulator runs as well.
     (
         "node",
@@ -43,6 +43,7 @@ const EDGES: &[(&str, &[&str])] = &[
             "wal",
             "store",
             "proto",
+            "version",
             "mutants",
         ],
     ),

@@ -57,7 +57,10 @@ impl Applier {
             // The member that was asked has seen to it, before these were proposed; and members themselves
             // propose them.
             Request::Compaction(_) | Request::LeaseGrant(_) | Request::Alarm(_) => Ok(()),
-            Request::MemberAttributes(_) | Request::Downgrade(_) | Request::Other => Ok(()),
+            Request::MemberAttributes(_)
+            | Request::Downgrade(_)
+            | Request::ClusterVersion(_)
+            | Request::Other => Ok(()),
         }
     }
 

@@ -15,7 +15,9 @@ use crate::proto::etcdserverpb::{
     AlarmRequest, CompactionRequest, DeleteRangeRequest, LeaseGrantRequest, LeaseRevokeRequest,
     PutRequest, RequestHeader, TxnRequest,
 };
-use crate::proto::membershippb::{ClusterMemberAttrSetRequest, DowngradeInfoSetRequest};
+use crate::proto::membershippb::{
+    ClusterMemberAttrSetRequest, ClusterVersionSetRequest, DowngradeInfoSetRequest,
+};
 use crate::proto::{self, decode_txn};
 
 /// The kinds of requests that are replicated, with their field numbers in `InternalRaftRequest`.
@@ -29,6 +31,7 @@ pub enum Kind {
     LeaseGrant = 8,
     LeaseRevoke = 9,
     Alarm = 10,
+    ClusterVersion = 1300,
     MemberAttributes = 1301,
     Downgrade = 1302,
 }
@@ -48,6 +51,7 @@ pub enum Request {
     LeaseGrant(LeaseGrantRequest),
     LeaseRevoke(LeaseRevokeRequest),
     Alarm(AlarmRequest),
+    ClusterVersion(ClusterVersionSetRequest),
     MemberAttributes(ClusterMemberAttrSetRequest),
     Auth(Box<auth::Request>),
     Downgrade(DowngradeInfoSetRequest),
@@ -146,6 +150,7 @@ pub fn unwrap(mut entry: Bytes) -> Result<Unwrapped, Undecodable> {
             8 => request = Request::LeaseGrant(LeaseGrantRequest::decode(inner)?),
             9 => request = Request::LeaseRevoke(LeaseRevokeRequest::decode(inner)?),
             10 => request = Request::Alarm(AlarmRequest::decode(inner)?),
+            1300 => request = Request::ClusterVersion(ClusterVersionSetRequest::decode(inner)?),
             1301 => {
                 request = Request::MemberAttributes(ClusterMemberAttrSetRequest::decode(inner)?);
             }

@@ -50,12 +50,11 @@ pub struct Export {
 }
 
 /// What the backend says of versions.
-#[derive(Clone, Copy)]
+#[derive(Clone)]
 pub struct Versions {
-    pub cluster: &'static str,
-    pub storage: &'static str,
-    /// The cluster is on its way down to these versions.
-    pub downgrades: bool,
+    pub cluster: String,
+    /// What the cluster is on its way down to.
+    pub downgrade: Option<String>,
 }
 
 enum Place {
@@ -78,9 +77,8 @@ impl Export {
     }
 
     fn cluster(&self) -> Entries {
-        let mut entries = vec![("clusterVersion".into(), self.versions.cluster.into())];
-        if self.versions.downgrades {
-            let target = self.versions.cluster;
+        let mut entries = vec![("clusterVersion".into(), self.versions.cluster.clone().into())];
+        if let Some(target) = &self.versions.downgrade {
             let info = format!(r#"{{"target-version":"{target}","enabled":true}}"#);
             entries.push(("downgrade".into(), info.into()));
         }
@@ -183,7 +181,7 @@ impl Export {
         let mut entries = vec![
             (b"confState".to_vec(), conf_state.to_string().into_bytes()),
             (b"consistent_index".to_vec(), index.to_be_bytes().to_vec()),
-            (b"storageVersion".to_vec(), self.versions.storage.into()),
+            (b"storageVersion".to_vec(), self.versions.cluster.clone().into()),
             (b"term".to_vec(), term.to_be_bytes().to_vec()),
         ];
         let bounds = [

@@ -33,6 +33,7 @@ use crate::proto::etcdserverpb::{
 use crate::proto::leasepb;
 use crate::proto::membershippb::ClusterMemberAttrSetRequest;
 use crate::store::{Corruption, Store};
+use crate::version::CLUSTER_VERSION;
 use envelope::{Request, Unwrapped};
 
 /// Where the log of a new cluster begins.
@@ -86,6 +87,10 @@ pub enum Notice {
     AlarmsChanged,
     /// Members have come or gone, or are reached elsewhere.
     MembersChanged,
+    /// What the members speak with each other, as a downgrade or its end has it.
+    ClusterVersionChanged {
+        from: String,
+    },
     /// All state is another member's now: much may have happened at once.
     StateReplaced,
 }
@@ -117,6 +122,8 @@ pub struct Applier {
     pub auth: Auth,
     /// The version that the cluster is on its way down to.
     pub downgrade: Option<String>,
+    /// What the members have agreed to speak.
+    pub cluster_version: String,
     pub notices: Vec<Notice>,
     pub counts: Counts,
     options: Options,
@@ -141,6 +148,8 @@ impl Applier {
         let alarms = Alarms::load(&store)?;
         let auth = auth::load(&store)?;
         let downgrade = state::downgrade(&store)?;
+        let cluster_version = state::cluster_version(&store)?;
+        let cluster_version = cluster_version.unwrap_or_else(|| CLUSTER_VERSION.to_owned());
         if state::identity(&store)?.is_none() {
             state::set_identity(&mut store, &cluster, member_id)?;
             // The founding members are a first entry that no log holds.
@@ -158,6 +167,7 @@ impl Applier {
             cluster,
             auth,
             downgrade,
+            cluster_version,
             notices: Vec::new(),
             counts: Counts::default(),
             options,
@@ -290,6 +300,7 @@ impl Applier {
                     .map_err(MvccError::from)?;
                 Ok(self.reply(Vec::new()))
             }
+            Request::ClusterVersion(request) => self.set_cluster_version(&request.ver),
             Request::Other => Ok(self.reply(Vec::new())),
         }
     }
@@ -301,6 +312,7 @@ impl Applier {
             Request::Alarm(_)
                 | Request::MemberAttributes(_)
                 | Request::Downgrade(_)
+                | Request::ClusterVersion(_)
                 | Request::Auth(_)
                 | Request::Other
         );
@@ -316,6 +328,15 @@ impl Applier {
             return Err(ApplyError::NoSpace);
         }
         Ok(())
+    }
+
+    fn set_cluster_version(&mut self, to: &str) -> Result<Reply, ApplyError> {
+        if to != self.cluster_version {
+            state::set_cluster_version(&mut self.store, to).map_err(MvccError::from)?;
+            let from = std::mem::replace(&mut self.cluster_version, to.to_owned());
+            self.notices.push(Notice::ClusterVersionChanged { from });
+        }
+        Ok(self.reply(Vec::new()))
     }
 
     fn reply(&self, body: Vec<u8>) -> Reply {

@@ -8,6 +8,8 @@
 //!             "raft/configuration"     who votes and who learns, as encoded by raft; not there
 //!                                      before the first change: then the members above
 //!             "downgrade"              the version that a downgrade goes to; not there without one
+//!             "cluster-version"        what members speak with each other; not there before a
+//!                                      downgrade first changed it: then this server's own
 //!             "alarm/" ++ member BE ++ alarm BE    empty
 //!             "auth/enabled"           1 or 0, one byte; not there before auth was first enabled
 //!             "auth/revision"          u64 BE; not there before the first change: then 1
@@ -32,6 +34,7 @@ const MEMBER: &[u8] = b"member/";
 const REMOVED: &[u8] = b"removed/";
 pub(super) const AUTH: &[u8] = b"auth/";
 const DOWNGRADE: &[u8] = b"downgrade";
+const CLUSTER_VERSION: &[u8] = b"cluster-version";
 const CONFIGURATION: &[u8] = b"raft/configuration";
 
 /// The index and term of the last applied entry; zeros in a new store.
@@ -112,6 +115,16 @@ pub fn set_downgrade(store: &mut Store, to: Option<&str>) -> Result<(), Corrupti
         Some(version) => store.put(META, DOWNGRADE, version.as_bytes(), false),
         None => store.delete(META, DOWNGRADE).map(drop),
     }
+}
+
+/// What the members have agreed to speak, if that was ever another version than their own.
+pub fn cluster_version(store: &Store) -> Result<Option<String>, MvccError> {
+    let record = store.view().get(META, CLUSTER_VERSION)?;
+    Ok(record.map(|version| String::from_utf8_lossy(version).into_owned()))
+}
+
+pub fn set_cluster_version(store: &mut Store, version: &str) -> Result<(), Corruption> {
+    store.put(META, CLUSTER_VERSION, version.as_bytes(), false)
 }
 
 /// The configuration in effect at the applied index, as raft encodes it; none before the first

@@ -652,7 +652,12 @@ pub const FLAGS: &[Flag] = {
         without("distributed-tracing-instance-id", Text, "", NO_TRACING),
         without("distributed-tracing-sampling-rate", Int, "0", NO_TRACING),
         without("distributed-tracing-service-name", Text, "etcd", NO_TRACING),
-        without("downgrade-check-time", Duration, "5s", "there is no downgrade"),
+        without(
+            "downgrade-check-time",
+            Duration,
+            "5s",
+            "no member is ever of the lower version, so a downgrade stays until it is cancelled",
+        ),
         without("enable-distributed-tracing", Bool, "false", NO_TRACING),
         without(
             "enable-pprof",

@@ -56,6 +56,9 @@ pub const LEASE_QUESTIONS_MAX: usize = 65_536;
 /// A question about a lease is asked again after so long; etcd tries a read index again after it.
 pub const LEASE_RETRY_MS: u64 = 500;
 
+/// How often a leader looks whether the members should speak another version; etcd's every 4 s, too.
+pub const VERSION_CHECK_MS: u64 = 4_000;
+
 /// Changes that one slice of a hash takes in, so that a slice stays far under a millisecond.
 pub const HASH_SLICE: usize = 512;
 

@@ -31,6 +31,7 @@ mod scrub;
 mod snapshot;
 #[cfg(test)]
 mod tests;
+mod versions;
 
 use std::collections::{BTreeSet, VecDeque};
 use std::ops::Range;
@@ -74,6 +75,7 @@ use limits::{
 use peers::Heard;
 use proposals::{Proposals, Taken};
 use snapshot::{Incoming, Outgoing};
+use versions::VersionCheck;
 
 #[derive(Clone, Debug)]
 pub struct Options {
@@ -189,6 +191,7 @@ pub struct Node {
     /// States on their way to other members, and one on its way here.
     lease_questions: LeaseQuestions,
     hash_check: HashCheck,
+    version_check: VersionCheck,
     outgoing: Outgoing,
     incoming: Option<Incoming>,
     transferred: Vec<Transferred>,
@@ -329,6 +332,7 @@ impl Node {
             leadership: Leadership { since_ms: now_ms, ..Leadership::default() },
             lease_questions,
             hash_check,
+            version_check: VersionCheck::default(),
             outgoing: Outgoing::default(),
             incoming: None,
             transferred: Vec::new(),
@@ -480,6 +484,7 @@ impl Node {
         }
         self.leave_a_stalled_disk();
         self.publish();
+        self.check_versions();
         self.expire_leases(now_ms);
         self.auto_compact(now_ms);
         self.retry_proposals();

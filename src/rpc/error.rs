@@ -78,6 +78,7 @@ errors! {
     DEADLINE_EXCEEDED, DeadlineExceeded, "context deadline exceeded";
     BAD_DOWNGRADE_FORMAT, InvalidArgument, "etcdserver: wrong downgrade target version format";
     BAD_DOWNGRADE_TARGET, InvalidArgument, "etcdserver: invalid downgrade target version";
+    DOWNGRADE_IN_PROGRESS, FailedPrecondition, "etcdserver: cluster has a downgrade job in progress";
     STREAM_SORT, Unimplemented, "RangeStream does not support custom sort orders";
     ROOT_USER_NOT_EXIST, FailedPrecondition, "etcdserver: root user does not exist";
     ROOT_ROLE_NOT_EXIST, FailedPrecondition, "etcdserver: root user does not have root role";

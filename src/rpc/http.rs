@@ -276,7 +276,7 @@ impl Core {
                     r#"{{"etcdserver":"{}","etcdcluster":"{}","storage":"{}"}}"#,
                     version::VERSION,
                     self.cluster_version(),
-                    self.storage_version()
+                    self.cluster_version()
                 ),
             ),
             ("debug", "vars") => Response::of("application/json; charset=utf-8", self.debug_vars()),

@@ -33,8 +33,8 @@ pub enum Then {
     MemberAdded(u64),
     /// A token, if what was found of the password still holds.
     LoggedIn(Box<Login>),
-    /// The version that the cluster had before.
-    Downgraded(&'static str),
+    /// The version that the cluster has then.
+    Downgraded,
     /// A step of a lock or an election.
     Recipe(super::recipes::Step),
 }
@@ -242,7 +242,7 @@ impl Core {
                 }
                 Then::Members => self.member_list_now(),
                 Then::MemberAdded(id) => self.member_added(id),
-                Then::Downgraded(minor) => Ok(self.downgraded(minor)),
+                Then::Downgraded => Ok(self.downgraded()),
                 Then::LoggedIn(login) if !self.is_current(&login) => {
                     tracing::info!("revision when password checked became stale; retrying");
                     return self.check_password(connections, caller, login);

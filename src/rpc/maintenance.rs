@@ -27,9 +27,34 @@ const HASH_SLICE: usize = 512;
 /// Hashes at once; each reads the whole history.
 const HASHES_MAX: usize = 16;
 
-/// `major.minor` of a version.
-fn minor_of(version: &'static str) -> &'static str {
-    version.rsplit_once('.').map_or(version, |(minor, _)| minor)
+/// A version without its patch.
+type Minor = (i64, i64);
+
+/// What a caller wants of a downgrade.
+pub enum Downgrade {
+    Validate(Minor),
+    Enable(Minor),
+    Cancel,
+}
+
+fn text_of((major, minor): Minor) -> String {
+    format!("{major}.{minor}.0")
+}
+
+/// A version as etcd's reader of semantic versions takes it; the patch may be missing.
+fn target_of(text: &str) -> Option<Minor> {
+    let (numbers, build) = text.split_once('+').unwrap_or((text, ""));
+    let (numbers, stage) = numbers.split_once('-').unwrap_or((numbers, ""));
+    let is_label = |part: &str| {
+        !part.is_empty() && part.bytes().all(|c| c.is_ascii_alphanumeric() || c == b'-')
+    };
+    let is_tail = |tail: &str| tail.is_empty() || tail.split('.').all(is_label);
+    let numbers: Option<Vec<i64>> = numbers.split('.').map(|part| part.parse().ok()).collect();
+    match numbers?[..] {
+        [major, minor, _] if is_tail(stage) && is_tail(build) => Some((major, minor)),
+        [major, minor] if !text.contains(['+', '-']) => Some((major, minor)),
+        _ => None,
+    }
 }
 
 /// A hash in the making.
@@ -77,7 +102,7 @@ impl Core {
             errors,
             db_size_in_use: applier.store.in_use_bytes() as i64,
             is_learner: self.node.is_learner(),
-            storage_version: self.storage_version().to_owned(),
+            storage_version: self.cluster_version().to_owned(),
             db_size_quota: self.node.quota_bytes().map_or(-1, |quota| quota as i64),
             downgrade_info: Some(DowngradeInfo {
                 enabled: applier.downgrade.is_some(),
@@ -88,72 +113,84 @@ impl Core {
         Answer::Now(Ok(Message::new(&self.current_header(), &body)))
     }
 
-    /// What the cluster as a whole speaks: less than it could while it is on its way down.
-    pub(super) fn cluster_version(&self) -> &'static str {
-        match self.node.applier.downgrade {
-            None => version::CLUSTER_VERSION,
-            Some(_) => version::DOWNGRADE_VERSION,
-        }
-    }
-
-    pub(super) fn storage_version(&self) -> &'static str {
-        match self.node.applier.downgrade {
-            None => version::STORAGE_VERSION,
-            Some(_) => version::DOWNGRADE_VERSION,
-        }
+    /// What the members speak with each other, and in what version their data is said to be.
+    pub(super) fn cluster_version(&self) -> &str {
+        &self.node.applier.cluster_version
     }
 
     /// A downgrade that is enabled changes what members say of their versions, and nothing else: there is no older
     /// ringd, and an older etcd takes the state by a snapshot.
     pub(super) fn downgrade(&mut self, caller: Caller, message: Bytes) -> Answer {
         let request: DowngradeRequest = attempt!(decode(message));
-        let minor = minor_of(self.cluster_version());
-        match DowngradeAction::try_from(request.action) {
-            Ok(DowngradeAction::Validate) => {
-                self.reads_new.push(Read::Downgrade(caller, request.version));
-                Answer::Later
+        let target = || target_of(&request.version).ok_or(error::BAD_DOWNGRADE_FORMAT);
+        let asked = match DowngradeAction::try_from(request.action) {
+            Ok(DowngradeAction::Validate) => Downgrade::Validate(attempt!(target())),
+            Ok(DowngradeAction::Enable) => Downgrade::Enable(attempt!(target())),
+            Ok(DowngradeAction::Cancel) => Downgrade::Cancel,
+            Err(_) => return RpcError::new(Code::Unknown, "etcdserver: unknown method").into(),
+        };
+        self.reads_new.push(Read::Downgrade(caller, asked));
+        Answer::Later
+    }
+
+    /// Answers when what the members have agreed upon is known.
+    pub(super) fn downgrade_now(
+        &mut self,
+        connections: &mut Connections,
+        caller: Caller,
+        asked: Downgrade,
+    ) {
+        let set = match asked {
+            Downgrade::Validate(target) => {
+                let result = self.check_downgrade(target).map(|()| self.downgraded());
+                return self.reply(connections, caller, result);
             }
-            Ok(DowngradeAction::Enable) => {
-                let target = attempt!(self.check_downgrade(&request.version));
-                let set = DowngradeInfoSetRequest { enabled: true, ver: target.to_owned() };
-                let set = prost::Message::encode_to_vec(&set);
-                self.propose(caller, Kind::Downgrade, &set, Then::Downgraded(minor))
-            }
+            Downgrade::Enable(target) => match self.check_downgrade(target) {
+                Ok(()) => DowngradeInfoSetRequest { enabled: true, ver: text_of(target) },
+                Err(error) => return self.reply(connections, caller, Err(error)),
+            },
             // etcd complains of a cancelled downgrade that there is not in its log only.
-            Ok(DowngradeAction::Cancel) if self.node.applier.downgrade.is_none() => {
-                Answer::Now(Ok(self.downgraded(minor)))
+            Downgrade::Cancel if self.node.applier.downgrade.is_none() => {
+                let message = self.downgraded();
+                return self.reply(connections, caller, Ok(message));
             }
-            Ok(DowngradeAction::Cancel) => {
-                let set = prost::Message::encode_to_vec(&DowngradeInfoSetRequest::default());
-                self.propose(caller, Kind::Downgrade, &set, Then::Downgraded(minor))
-            }
-            Err(_) => RpcError::new(Code::Unknown, "etcdserver: unknown method").into(),
+            Downgrade::Cancel => DowngradeInfoSetRequest::default(),
+        };
+        let set = prost::Message::encode_to_vec(&set);
+        if let Answer::Now(result) = self.propose(caller, Kind::Downgrade, &set, Then::Downgraded) {
+            self.reply(connections, caller, result);
         }
     }
 
-    pub(super) fn downgrade_validated(&self, version: &str) -> Result<Message, RpcError> {
-        self.check_downgrade(version)?;
-        Ok(self.downgraded(minor_of(self.cluster_version())))
-    }
-
-    pub(super) fn downgraded(&self, minor: &'static str) -> Message {
+    pub(super) fn downgraded(&self) -> Message {
+        let cluster = self.cluster_version();
+        let minor = cluster.rsplit_once('.').map_or(cluster, |(minor, _)| minor);
         let response = DowngradeResponse { header: None, version: minor.to_owned() };
         Message::new(&self.current_header(), &prost::Message::encode_to_vec(&response))
     }
 
-    /// The version that a client wants to go down to, if it can be.
-    fn check_downgrade(&self, version: &str) -> Result<&'static str, RpcError> {
-        let numbers: Vec<&str> = version.split('.').collect();
-        let is_number = |text: &&str| !text.is_empty() && text.bytes().all(|c| c.is_ascii_digit());
-        if !(2..=3).contains(&numbers.len()) || !numbers.iter().all(is_number) {
-            return Err(error::BAD_DOWNGRADE_FORMAT);
-        }
-        let allowed = minor_of(version::DOWNGRADE_VERSION);
-        let wanted = format!("{}.{}", numbers[0], numbers[1]);
-        if self.node.applier.downgrade.is_some() || wanted != allowed {
+    /// One minor version down, and one downgrade at a time.
+    fn check_downgrade(&self, (major, minor): Minor) -> Result<(), RpcError> {
+        if target_of(self.cluster_version()) != minor.checked_add(1).map(|from| (major, from)) {
             return Err(error::BAD_DOWNGRADE_TARGET);
         }
-        Ok(version::DOWNGRADE_VERSION)
+        match self.node.applier.downgrade {
+            Some(_) => Err(error::DOWNGRADE_IN_PROGRESS),
+            None => Ok(()),
+        }
+    }
+
+    /// The lines that operators of etcd wait for.
+    pub(super) fn cluster_version_changed(&self, from: &str) {
+        let to = self.cluster_version();
+        tracing::info!(from, to, "updated cluster version");
+        if let Some(target) = &self.node.applier.downgrade {
+            tracing::info!(
+                "target-version" = target,
+                "server-version" = version::VERSION,
+                "The server is ready to downgrade"
+            );
+        }
     }
 
     pub(super) fn alarm(&mut self, caller: Caller, message: Bytes) -> Answer {

@@ -66,6 +66,7 @@ use auth::{Login, Passwords};
 use connection::{Call, Caller, Connections, Protocol, StreamKey};
 use encode::{Header, Message};
 use error::RpcError;
+use maintenance::Downgrade;
 use maintenance::HashTask;
 use metrics::Count;
 
@@ -138,7 +139,7 @@ enum Read {
     Alarms(Caller, i32),
     Login(Caller, Box<Login>),
     Recipe(Caller),
-    Downgrade(Caller, String),
+    Downgrade(Caller, Downgrade),
     Http(ConnId, StreamId, http::Request),
 }
 
@@ -654,7 +655,9 @@ impl Core {
             }
             Read::Alarms(caller, alarm) => (caller, self.alarms_now(alarm)),
             Read::Login(caller, login) => return self.check_password(connections, caller, login),
-            Read::Downgrade(caller, version) => (caller, self.downgrade_validated(&version)),
+            Read::Downgrade(caller, asked) => {
+                return self.downgrade_now(connections, caller, asked);
+            }
             Read::Recipe(caller) => return self.recipe_reads(connections, caller),
             Read::RangeStream(key) => return self.start_range_stream(connections, key),
             Read::Http(id, stream, request) => {
@@ -700,6 +703,7 @@ impl Core {
                 self.metrics.observe(Timing::LeaseTtl, *ttl_s as f64);
             }
             Notice::MembersChanged => self.peers_changed = true,
+            Notice::ClusterVersionChanged { from } => self.cluster_version_changed(from),
             Notice::StateReplaced => {
                 self.hub.replaced(self.node.applier.mvcc.current_revision());
                 self.end_snapshots(connections);

@@ -33,7 +33,7 @@ pub struct SnapshotCall {
     hash: Sha256,
     since_ms: u64,
     /// Of the storage, which each message tells.
-    version: &'static str,
+    version: String,
     /// Bytes of the file that were not sent yet, and how many will still be made.
     ready: Vec<u8>,
     remaining: u64,
@@ -61,9 +61,8 @@ impl Core {
             return Err(error::TOO_MANY_REQUESTS);
         }
         let versions = Versions {
-            cluster: self.cluster_version(),
-            storage: self.storage_version(),
-            downgrades: self.node.applier.downgrade.is_some(),
+            cluster: self.cluster_version().to_owned(),
+            downgrade: self.node.applier.downgrade.clone(),
         };
         let call = SnapshotCall {
             export: Export::begin(&mut self.node.applier, versions),
@@ -71,7 +70,7 @@ impl Core {
             patience: Patience::new(caller, self.now_ms),
             hash: Sha256::new(),
             since_ms: caller.since_ms,
-            version: versions.storage,
+            version: self.cluster_version().to_owned(),
             ready: Vec::new(),
             remaining: 0,
             is_made: false,
@@ -246,7 +245,7 @@ impl SnapshotCall {
             header: None,
             remaining_bytes: self.remaining,
             blob,
-            version: self.version.to_owned(),
+            version: self.version.clone(),
         });
         self.patience.made(message.body_len());
         message

@@ -10,6 +10,7 @@ mod damage;
 mod differential;
 mod discovery;
 mod disk;
+mod downgrade;
 mod etcdctl;
 mod floods;
 mod frames;

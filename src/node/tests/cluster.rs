@@ -2,9 +2,11 @@
 
 use std::collections::{BTreeSet, VecDeque};
 
+use super::super::limits::VERSION_CHECK_MS;
 use super::*;
 use crate::membership::{Change, Member};
 use crate::proto::etcdserverpb::LeaseGrantRequest;
+use crate::proto::membershippb::DowngradeInfoSetRequest;
 use crate::raft::NodeId;
 
 pub(super) struct Net {
@@ -880,4 +882,45 @@ fn whatever_happens_to_members_and_messages_what_was_acknowledged_stays() {
         }
     }
     assert!(done > 1000 && leaders > 20, "{done} puts, {leaders} leaders, {snapshots} snapshots");
+}
+
+fn set_downgrade(net: &mut Net, target: Option<&str>) {
+    let (enabled, ver) = (target.is_some(), target.unwrap_or_default().to_owned());
+    let request = DowngradeInfoSetRequest { enabled, ver }.encode_to_vec();
+    let at = net.leader();
+    let id = net.node(at).propose(Kind::Downgrade, &request).unwrap();
+    net.until("the outcome", |net| net.outcome(at, id).is_some());
+}
+
+fn all_speak(net: &Net, version: &str) -> bool {
+    let nodes = net.members.iter().filter_map(|bed| bed.node.as_ref());
+    nodes.into_iter().all(|node| node.applier.cluster_version == version)
+}
+
+#[test]
+fn the_leader_lowers_the_cluster_version_when_it_hears_all_members_and_raises_it_again() {
+    let mut net = Net::of(3);
+    let leader = net.leader();
+    let follower = net.follower();
+    net.isolate(follower);
+    net.until("silence", |net| !net.node(leader).is_heard(NodeId(follower)));
+    set_downgrade(&mut net, Some("3.6.0"));
+    net.run(3 * VERSION_CHECK_MS);
+    assert!(all_speak(&net, "3.7.0"), "a version was lowered that a silent member may speak");
+
+    net.heal();
+    net.until("the lower version", |net| all_speak(net, "3.6.0"));
+    // It is part of the state, and a member that starts anew knows it.
+    net.stop(follower);
+    net.start(follower);
+    net.until("the same after a start", |net| all_speak(net, "3.6.0"));
+    let digests: Vec<u64> = (1..=3).map(|id| net.node(id).applier.digest().unwrap()).collect();
+    assert!(digests.iter().all(|digest| *digest == digests[0]), "{digests:x?}");
+
+    // Another leader goes on with it.
+    let leader = net.leader();
+    net.node(leader).transfer_leadership(NodeId(follower)).unwrap();
+    net.until("the other leader", |net| net.find_leader() == Some(follower));
+    set_downgrade(&mut net, None);
+    net.until("the version it had", |net| all_speak(net, "3.7.0"));
 }

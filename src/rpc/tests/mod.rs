@@ -2,6 +2,7 @@
 //! durable when a test says so.
 
 mod bounds;
+mod downgrade;
 mod fixture;
 mod fuzz;
 mod gateway;
