@@ -105,6 +105,14 @@ pub struct Options {
     pub joins: bool,
 }
 
+/// All users and roles, as a hash.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct UsersValue {
+    /// The auth revision, which each change of a user or a role raises.
+    pub revision: u64,
+    pub hash: u32,
+}
+
 /// What was applied since the start, for metrics.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Counts {
@@ -258,6 +266,12 @@ impl Applier {
         state = crc32c::crc32c_append(state, &bounds);
         state = crc32c::crc32c_append(state, &value.compact_revision.to_be_bytes());
         Ok(u64::from(value.hash) << 32 | u64::from(state))
+    }
+
+    /// What members of one auth revision must agree on.
+    pub fn users(&self) -> Result<UsersValue, Corruption> {
+        let hash = state::hash_of_users(self.store.view())?;
+        Ok(UsersValue { revision: self.auth.revision(), hash })
     }
 
     /// Bytes that the store takes: its file, or what the next checkpoint makes of it.

@@ -117,6 +117,24 @@ pub fn set_downgrade(store: &mut Store, to: Option<&str>) -> Result<(), Corrupti
     }
 }
 
+/// A hash of all users and roles. That there are few of them is why it is not made in slices: all are
+/// in memory, too.
+pub fn hash_of_users(view: View<'_>) -> Result<u32, Corruption> {
+    let mut hash = 0;
+    for kind in [&b"auth/user/"[..], b"auth/role/"] {
+        let mut cursor = view.cursor(META);
+        let mut more = cursor.seek(kind)?;
+        while more && cursor.key().starts_with(kind) {
+            for part in [cursor.key(), cursor.value()?] {
+                hash = crc32c::crc32c_append(hash, &(part.len() as u64).to_be_bytes());
+                hash = crc32c::crc32c_append(hash, part);
+            }
+            more = cursor.next()?;
+        }
+    }
+    Ok(hash)
+}
+
 /// What the members have agreed to speak, if that was ever another version than their own.
 pub fn cluster_version(store: &Store) -> Result<Option<String>, MvccError> {
     let record = store.view().get(META, CLUSTER_VERSION)?;

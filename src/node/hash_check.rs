@@ -1,6 +1,8 @@
 //! Whether the members still hold the same: the leader hashes its history from time to time, asks
 //! the others for their hash of the same revision, and raises CORRUPT for those that differ from the
-//! majority. Reading the history costs time, so it goes in slices.
+//! majority. Reading the history costs time, so it goes in slices. With it goes a hash of users and
+//! roles, of which there is no history: members that are at another auth revision are not compared.
+//! Leases are not compared: none of their revisions says which of them a member should have.
 //!
 //! Hashes are compared only if they were made with the same bound of compaction; a member that
 //! cannot make one — it is behind, or has compacted more — does not answer, and is asked next time.
@@ -12,6 +14,7 @@ use prost::Message;
 use super::Node;
 use super::limits::{HASH_REQUESTS_MAX, HASH_SLICE};
 use super::message::PeerMessage;
+use crate::apply::UsersValue;
 use crate::apply::envelope::Kind;
 use crate::mvcc::{HashKv, HashKvValue, MvccError};
 use crate::proto::etcdserverpb::{AlarmRequest, AlarmType, alarm_request::AlarmAction};
@@ -32,8 +35,10 @@ struct Work {
 struct Round {
     context: u64,
     own: HashKvValue,
+    own_users: UsersValue,
     /// The hashes of the others.
     answers: BTreeMap<u64, u32>,
+    users: BTreeMap<u64, u32>,
     ends_ms: u64,
 }
 
@@ -113,7 +118,7 @@ impl Node {
         };
         match step {
             Ok(None) => self.hash_check.work.push_back(work),
-            Ok(Some(value)) => self.hash_is(&work, value),
+            Ok(Some(value)) => self.hash_is(&work, value)?,
             Err(MvccError::Corruption(corruption)) => return Err(corruption),
             // Compacted meanwhile.
             Err(_) => {}
@@ -121,39 +126,73 @@ impl Node {
         Ok(())
     }
 
-    fn hash_is(&mut self, work: &Work, value: HashKvValue) {
+    fn hash_is(&mut self, work: &Work, value: HashKvValue) -> Result<(), Corruption> {
+        let users = self.applier.users()?;
         let context = work.context;
         if work.from != self.raft.id() {
             let (revision, compact_revision) = (value.hash_revision, value.compact_revision);
             let hash = value.hash;
-            let answer = PeerMessage::HashKvIs { context, revision, compact_revision, hash };
+            let answer = PeerMessage::HashKvIs {
+                context,
+                revision,
+                compact_revision,
+                hash,
+                auth_revision: users.revision,
+                users_hash: users.hash,
+            };
             self.messages.push((work.from, answer));
-            return;
+            return Ok(());
         }
         let ends_ms = self.now_ms + self.options.patience_ms;
         let revision = value.hash_revision;
-        self.hash_check.round =
-            Some(Round { context, own: value, answers: BTreeMap::new(), ends_ms });
+        self.hash_check.round = Some(Round {
+            context,
+            own: value,
+            own_users: users,
+            answers: BTreeMap::new(),
+            users: BTreeMap::new(),
+            ends_ms,
+        });
         let peers: Vec<NodeId> = self.peers().map(|(id, _)| id).collect();
         let question = |id| (id, PeerMessage::HashKv { context, revision });
         self.messages.extend(peers.into_iter().map(question));
+        Ok(())
     }
 
-    pub(super) fn handle_hash(&mut self, from: NodeId, context: u64, value: HashKvValue) {
+    pub(super) fn handle_hash(
+        &mut self,
+        from: NodeId,
+        context: u64,
+        value: HashKvValue,
+        users: UsersValue,
+    ) {
         let Some(round) = &mut self.hash_check.round else { return };
-        let is_comparable = round.context == context
-            && round.own.hash_revision == value.hash_revision
-            && round.own.compact_revision == value.compact_revision;
-        if is_comparable && self.applier.cluster.member(from.0).is_some() {
+        if round.context != context || self.applier.cluster.member(from.0).is_none() {
+            return;
+        }
+        if round.own.hash_revision == value.hash_revision
+            && round.own.compact_revision == value.compact_revision
+        {
             round.answers.insert(from.0, value.hash);
+        }
+        if round.own_users.revision == users.revision {
+            round.users.insert(from.0, users.hash);
         }
     }
 
     /// Who is not with the majority; if there is none, who is not with the leader.
     fn judge_hashes(&mut self, round: &Round) {
-        let own = (self.raft.id().0, round.own.hash);
+        for (own, answers) in
+            [(round.own.hash, &round.answers), (round.own_users.hash, &round.users)]
+        {
+            self.judge(own, answers);
+        }
+    }
+
+    fn judge(&mut self, own: u32, answers: &BTreeMap<u64, u32>) {
+        let own = (self.raft.id().0, own);
         let all: Vec<(u64, u32)> =
-            round.answers.iter().map(|(id, hash)| (*id, *hash)).chain([own]).collect();
+            answers.iter().map(|(id, hash)| (*id, *hash)).chain([own]).collect();
         let share = |hash: u32| all.iter().filter(|(_, other)| *other == hash).count();
         let is_majority = |hash: u32| share(hash) > self.applier.cluster.members().len() / 2;
         let right = all.iter().map(|(_, hash)| *hash).find(|hash| is_majority(*hash));

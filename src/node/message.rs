@@ -60,6 +60,9 @@ pub enum PeerMessage {
         revision: i64,
         compact_revision: i64,
         hash: u32,
+        /// Users and roles as they are now, comparable with those of the same auth revision.
+        auth_revision: u64,
+        users_hash: u32,
     },
     /// The receiver has been removed from the cluster, for ever.
     Gone,

@@ -4,6 +4,7 @@ use super::message::{PeerMessage, SnapshotMessage};
 use super::proposals::Forwarded;
 use super::snapshot::Answer;
 use super::{LeaseAnswer, Node, StopReason};
+use crate::apply::UsersValue;
 use crate::mvcc::HashKvValue;
 use crate::raft::{self, Body, NodeId};
 
@@ -52,9 +53,17 @@ impl Node {
             PeerMessage::HashKv { context, revision } => {
                 self.take_hash_request(from, context, revision);
             }
-            PeerMessage::HashKvIs { context, revision, compact_revision, hash } => {
+            PeerMessage::HashKvIs {
+                context,
+                revision,
+                compact_revision,
+                hash,
+                auth_revision,
+                users_hash,
+            } => {
                 let value = HashKvValue { hash, compact_revision, hash_revision: revision };
-                self.handle_hash(from, context, value);
+                let users = UsersValue { revision: auth_revision, hash: users_hash };
+                self.handle_hash(from, context, value, users);
             }
         }
     }

@@ -31,7 +31,8 @@
 //!   26  Complete      transfer u64
 //!   27  Over          transfer u64
 //!   28  HashKv        context u64 | revision i64
-//!   29  HashKvIs      context u64 | revision i64 | compact revision i64 | hash u32
+//!   29  HashKvIs      context u64 | revision i64 | compact revision i64 | hash u32 |
+//!                     auth revision u64 | hash of users and roles u32
 //!   30  Gone
 //!
 //! position      index u64 | term u64
@@ -159,12 +160,21 @@ pub fn encode(message: &PeerMessage, out: &mut Vec<u8>) {
             out.put_u64_le(*context);
             out.put_i64_le(*revision);
         }),
-        PeerMessage::HashKvIs { context, revision, compact_revision, hash } => {
+        PeerMessage::HashKvIs {
+            context,
+            revision,
+            compact_revision,
+            hash,
+            auth_revision,
+            users_hash,
+        } => {
             frame::put(out, HASH_KV_IS, |out| {
                 out.put_u64_le(*context);
                 out.put_i64_le(*revision);
                 out.put_i64_le(*compact_revision);
                 out.put_u32_le(*hash);
+                out.put_u64_le(*auth_revision);
+                out.put_u32_le(*users_hash);
             });
         }
         PeerMessage::Gone => frame::put(out, GONE, |_| {}),
@@ -349,6 +359,8 @@ fn decode_body(from: NodeId, to: NodeId, frame: Frame) -> Option<PeerMessage> {
             revision: body.try_get_i64_le().ok()?,
             compact_revision: body.try_get_i64_le().ok()?,
             hash: body.try_get_u32_le().ok()?,
+            auth_revision: u64_of(&mut body)?,
+            users_hash: body.try_get_u32_le().ok()?,
         },
         GONE => PeerMessage::Gone,
         _ => return None,

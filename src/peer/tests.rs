@@ -146,9 +146,11 @@ fn message() -> impl Strategy<Value = PeerMessage> {
         1 => (word(), lease()).prop_map(|(context, revision)| PeerMessage::HashKv {
             context, revision
         }),
-        1 => (word(), lease(), lease(), any::<u32>()).prop_map(
-            |(context, revision, compact_revision, hash)| PeerMessage::HashKvIs {
-                context, revision, compact_revision, hash,
+        1 => (word(), lease(), lease(), any::<u32>(), word(), any::<u32>()).prop_map(
+            |(context, revision, compact_revision, hash, auth_revision, users_hash)| {
+                PeerMessage::HashKvIs {
+                    context, revision, compact_revision, hash, auth_revision, users_hash,
+                }
             }
         ),
         1 => Just(PeerMessage::Gone),

@@ -150,3 +150,27 @@ fn a_lease_expires_while_auth_is_enabled() {
     assert!(net.bed(leader).get("k", 0).is_some());
     net.until("the end of the lease", |net| net.bed(leader).get("k", 0).is_none());
 }
+
+#[test]
+fn a_member_that_differs_in_a_user_is_found_and_raises_an_alarm() {
+    let mut net = Net::of(3);
+    let (leader, follower) = enabled(&mut net);
+    add_user(&mut net, leader, "clerk", "root");
+    net.settle();
+    net.run(61_000);
+    assert!(!net.node(leader).applier.alarms.active(pb::AlarmType::Corrupt), "all are equal");
+    let Node { applier, .. } = net.node(follower);
+    let user = crate::proto::authpb::User { name: "clerk".into(), ..Default::default() };
+    let meta = crate::store::Tree(2);
+    applier.store.put(meta, b"auth/user/clerk", &user.encode_to_vec(), false).unwrap();
+    applier.commit().unwrap();
+    // Who is at another revision may be behind, or ahead.
+    let revision = applier.auth.revision();
+    applier.auth.load(b"revision", &(revision + 1).to_be_bytes()).unwrap();
+    net.run(61_000);
+    assert!(!net.node(leader).applier.alarms.active(pb::AlarmType::Corrupt), "not comparable");
+    net.node(follower).applier.auth.load(b"revision", &revision.to_be_bytes()).unwrap();
+    net.run(61_000);
+    assert!(net.node(leader).applier.alarms.raised_by(follower, pb::AlarmType::Corrupt));
+    assert!(!net.node(leader).applier.alarms.raised_by(leader, pb::AlarmType::Corrupt));
+}
