@@ -26,9 +26,12 @@ mod ports;
 mod proc;
 mod process;
 mod rng;
+#[cfg(target_arch = "x86_64")]
+mod seccomp;
 mod server;
 mod space;
 mod statuses;
+mod systemd;
 mod tls;
 mod tls_http;
 mod tokens;

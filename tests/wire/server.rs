@@ -84,6 +84,9 @@ enum Home {
     Given(PathBuf),
 }
 
+/// What else is to be done to the command of a server before it is run.
+pub type Prepare = Arc<dyn Fn(&mut Command) + Send + Sync>;
+
 pub struct Server {
     pub kind: Kind,
     pub client: SocketAddr,
@@ -91,6 +94,7 @@ pub struct Server {
     home: Home,
     args: Vec<String>,
     scheme: &'static str,
+    prepare: Option<Prepare>,
     running: Option<Running>,
 }
 
@@ -110,21 +114,26 @@ pub struct Ended {
 
 impl Server {
     pub fn start(kind: Kind, args: &[&str]) -> Server {
-        Self::start_in(kind, "http", args, None)
+        Self::start_in(kind, "http", args, None, None)
+    }
+
+    /// ringd, from a command that is not an ordinary one.
+    pub fn start_prepared(scheme: &'static str, args: &[&str], prepare: Prepare) -> Server {
+        Self::start_in(Kind::Ringd, scheme, args, None, Some(prepare))
     }
 
     /// Clients need TLS; `args` say which.
     pub fn start_tls(kind: Kind, args: &[&str]) -> Server {
-        Self::start_in(kind, "https", args, None)
+        Self::start_in(kind, "https", args, None, None)
     }
 
     pub fn start_tls_at(kind: Kind, args: &[&str], data_dir: &Path) -> Server {
-        Self::start_in(kind, "https", args, Some(data_dir))
+        Self::start_in(kind, "https", args, Some(data_dir), None)
     }
 
     /// With a data directory that outlives the server.
     pub fn start_at(kind: Kind, args: &[&str], data_dir: &Path) -> Server {
-        Self::start_in(kind, "http", args, Some(data_dir))
+        Self::start_in(kind, "http", args, Some(data_dir), None)
     }
 
     fn start_in(
@@ -132,6 +141,7 @@ impl Server {
         scheme: &'static str,
         args: &[&str],
         data_dir: Option<&Path>,
+        prepare: Option<Prepare>,
     ) -> Server {
         let mut endings = Vec::new();
         for _ in 0..STARTS_MAX {
@@ -141,7 +151,9 @@ impl Server {
             };
             let [client, peer] = free_ports();
             let args = args.iter().map(|arg| (*arg).to_owned()).collect();
-            let mut server = Server { kind, client, peer, home, args, scheme, running: None };
+            let prepare = prepare.clone();
+            let mut server =
+                Server { kind, client, peer, home, args, scheme, prepare, running: None };
             match server.run() {
                 Ok(()) => return server,
                 Err(ended) if ended.log.iter().any(|line| line.contains("in use")) => {
@@ -195,6 +207,9 @@ impl Server {
             .arg("--initial-advertise-peer-urls=http://127.0.0.1:2380")
             .arg("--initial-cluster=default=http://127.0.0.1:2380")
             .args(self.args.iter().map(|arg| arg.replace(CLIENT, &self.endpoint())));
+        if let Some(prepare) = &self.prepare {
+            prepare(&mut command);
+        }
         command
     }
 

@@ -108,7 +108,7 @@ impl Dialler {
         if answer.is_empty() { Err("closed without an answer".to_owned()) } else { Ok(answer) }
     }
 
-    fn is_served(&self, at: SocketAddr) -> bool {
+    pub fn is_served(&self, at: SocketAddr) -> bool {
         self.get(at, "/version").is_ok_and(|answer| answer.starts_with("HTTP/1.1 200"))
     }
 }
