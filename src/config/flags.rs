@@ -619,6 +619,13 @@ pub const FLAGS: &[Flag] = {
         obeyed("version", Bool, "false", Other, "Print the version and exit."),
         obeyed("enable-grpc-gateway", Bool, "true", Other, "Answer JSON below /v3/."),
         obeyed(
+            "enable-pprof",
+            Bool,
+            "false",
+            Other,
+            "Answer /debug/pprof/: how it was started, and what to profile it with.",
+        ),
+        obeyed(
             "feature-gates",
             Text,
             "",
@@ -659,12 +666,6 @@ pub const FLAGS: &[Flag] = {
             "no member is ever of the lower version, so a downgrade stays until it is cancelled",
         ),
         without("enable-distributed-tracing", Bool, "false", NO_TRACING),
-        without(
-            "enable-pprof",
-            Bool,
-            "false",
-            "Go's profiler has no counterpart here; see perf(1)",
-        ),
         without(
             "initial-election-tick-advance",
             Bool,

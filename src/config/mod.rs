@@ -132,6 +132,7 @@ pub struct Config {
     pub watch_progress_notify_interval_ms: u64,
     pub keepalive: Keepalive,
     pub enable_grpc_gateway: bool,
+    pub enable_pprof: bool,
     /// Distributions of how long calls take, by method.
     pub extensive_metrics: bool,
     /// Requests, and entries, that take longer are logged.
@@ -416,6 +417,7 @@ impl Config {
             warning_apply_ms: duration_ms(&s, "warning-apply-duration")?,
             extensive_metrics: s.text("metrics") == "extensive",
             enable_grpc_gateway: s.bool("enable-grpc-gateway"),
+            enable_pprof: s.bool("enable-pprof"),
             cors: origins(&s)?,
             host_whitelist: list(s.text("host-whitelist")),
             max_learners: usize::try_from(s.int("max-learners")).unwrap_or(0),

@@ -77,7 +77,7 @@ pub struct Response {
 
 impl Response {
     /// As Go's `http.Error` has it: browsers are told not to guess another type.
-    fn text(status: u16, body: impl Into<String>) -> Response {
+    pub fn text(status: u16, body: impl Into<String>) -> Response {
         let mut response = Response::of("text/plain; charset=utf-8", body);
         response.fields.push(("X-Content-Type-Options", "nosniff".into()));
         Response { status, ..response }
@@ -244,10 +244,12 @@ impl Core {
     ) {
         let count = connections.len();
         let Some(connection) = connections.touch(id) else { return };
+        let is_clients = connection.kind != ListenerKind::Metrics;
         let mut response = match self.door(&request, connection) {
             Door::Answered(response) => response,
             Door::Open(fields) => {
-                let mut response = self.route(&request, agreed, count);
+                let page = is_clients.then(|| self.debug_page(&request)).flatten();
+                let mut response = page.unwrap_or_else(|| self.route(&request, agreed, count));
                 response.fields.extend(fields);
                 response
             }

@@ -111,3 +111,8 @@ pub const SNAPSHOTS_MAX: usize = 4;
 /// Content that one slice of a snapshot looks at, so that a slice takes a fraction of a
 /// millisecond; a multiple of a message.
 pub const SNAPSHOT_SLICE_BYTES: usize = 128 << 10;
+
+/// Calls that `/debug/requests` shows: those that were answered last, and those that took longest.
+/// Chosen: what a person looks through.
+pub const TRACES_LAST_MAX: usize = 256;
+pub const TRACES_SLOWEST_MAX: usize = 64;

@@ -14,6 +14,7 @@ mod access;
 mod auth;
 mod cluster;
 mod connection;
+mod debug;
 mod dispatch;
 mod encode;
 mod error;
@@ -64,6 +65,7 @@ use crate::store::{self, Corruption, Store};
 use access::{Parked, Presented};
 use auth::{Login, Passwords};
 use connection::{Call, Caller, Connections, Protocol, StreamKey};
+use debug::Traces;
 use encode::{Header, Message};
 use error::RpcError;
 use maintenance::Downgrade;
@@ -101,6 +103,9 @@ pub struct Options {
     pub warning_request_ms: u64,
     pub warning_apply_ms: u64,
     pub access: Access,
+    /// Whether `/debug/pprof/` is answered, and whether calls are kept for `/debug/requests`.
+    pub pprof: bool,
+    pub traces: bool,
     /// For `/debug/vars`.
     pub command_line: Vec<String>,
     pub fds_max: u64,
@@ -154,6 +159,7 @@ struct Core {
     hub: WatchHub,
     options: Options,
     metrics: Metrics,
+    traces: Traces,
     proposals: FxHashMap<u64, Proposal>,
     /// Reads since the last turn, and reads whose point has been asked for, by context.
     reads_new: Vec<Read>,
@@ -212,6 +218,7 @@ impl Server {
                 hub: WatchHub::new(revision),
                 options,
                 metrics,
+                traces: Traces::default(),
                 proposals: FxHashMap::default(),
                 reads_new: Vec::new(),
                 reads_asked: VecDeque::new(),
@@ -682,6 +689,10 @@ impl Core {
         let is_ok = code == Code::Ok;
         let took_ms = self.now_ms.saturating_sub(caller.since_ms);
         self.metrics.answered(caller.method, is_ok, took_ms);
+        if self.options.traces {
+            let bytes = result.as_ref().map_or(0, Message::body_len);
+            self.traces.add(caller.method, caller.since_ms, took_ms, code, bytes);
+        }
         // Locks and campaigns wait for others: that they take long says nothing.
         if took_ms > self.options.warning_request_ms && !caller.method.is_recipe() {
             tracing::warn!(

@@ -16,7 +16,7 @@ use super::tls::Tls;
 use super::{files, join, process_metrics, sigbus, uring, warm};
 use crate::apply::{self, Applier};
 use crate::auth::jwt::Jwt;
-use crate::config::{AuthToken, AutoCompaction, Config};
+use crate::config::{AuthToken, AutoCompaction, Config, LogLevel};
 use crate::h2;
 use crate::node::{self, Metadata, Node, Retention};
 use crate::peer::Identity;
@@ -202,6 +202,8 @@ fn rpc_options(config: &Config) -> rpc::Options {
         gateway: config.enable_grpc_gateway,
         warning_request_ms: config.warning_request_ms,
         warning_apply_ms: config.warning_apply_ms,
+        pprof: config.enable_pprof || config.log.level == LogLevel::Debug,
+        traces: config.log.level == LogLevel::Debug,
         command_line: std::env::args_os().map(|arg| arg.to_string_lossy().into_owned()).collect(),
         fds_max: uring::soft_limit(libc::RLIMIT_NOFILE),
         access: rpc::Access { origins: config.cors.clone(), hosts: config.host_whitelist.clone() },

@@ -199,3 +199,48 @@ fn debug_vars_are_json_with_what_etcd_has_in_it() {
     assert_eq!(vars["raft.status"]["raftState"], "StateLeader");
     assert_eq!(vars["raft.status"]["id"], vars["raft.status"]["lead"]);
 }
+
+/// Which doors a flag opens, and the kind of what is behind them, are etcd's; where only Go has a profile, it is said.
+#[test]
+fn pages_for_debugging_are_where_etcd_has_them() {
+    const OPEN: [&str; 5] = [
+        "/debug/pprof",
+        "/debug/pprof/",
+        "/debug/pprof/cmdline",
+        "/debug/pprof/nonsense",
+        "/debug/nonsense",
+    ];
+    const TRACES: [&str; 2] = ["/debug/requests", "/debug/events"];
+    let kind_of = |server: &Server, path: &str| {
+        let Response { status, headers, .. } = get(server.client, path);
+        let named = |wanted: &str| headers.iter().find(|(name, _)| name == wanted).cloned();
+        (status, ["content-type", "location", "x-go-pprof"].map(named))
+    };
+    for args in [&[][..], &["--enable-pprof"], &["--log-level=debug"]] {
+        let servers: Vec<Server> = kinds().into_iter().map(|k| Server::start(k, args)).collect();
+        for path in OPEN.iter().chain(&TRACES) {
+            let found: Vec<_> = servers.iter().map(|server| kind_of(server, path)).collect();
+            assert!(found.iter().all(|one| *one == found[0]), "{args:?} {path}: {found:?}");
+        }
+        let [profile, heap] = ["/debug/pprof/profile?seconds=1", "/debug/pprof/heap"]
+            .map(|path| get(servers[0].client, path));
+        assert_eq!(profile.status, if args.is_empty() { 404 } else { 501 });
+        assert_eq!(profile.body.contains("perf record"), !args.is_empty());
+        assert_eq!(heap.body.contains("process_resident_memory_bytes"), !args.is_empty());
+    }
+    let server = Server::start(Kind::Ringd, &["--log-level=debug"]);
+    crate::block_on(async {
+        let client = crate::client::Client::connect(server.client).await;
+        let put = ringd::proto::etcdserverpb::PutRequest {
+            key: "name".into(),
+            value: "secret".into(),
+            ..Default::default()
+        };
+        assert_eq!(client.call("/etcdserverpb.KV/Put", &put).await.code(), 0);
+    });
+    let page = get(server.client, "/debug/requests").body;
+    assert!(page.contains("/etcdserverpb.KV/Put"), "{page}");
+    assert!(!page.contains("secret"), "{page}");
+    let command_line = get(server.client, "/debug/pprof/cmdline").body;
+    assert!(command_line.split('\0').any(|arg| arg == "--log-level=debug"), "{command_line:?}");
+}

@@ -92,6 +92,8 @@ impl Bed {
             warning_request_ms: 300,
             warning_apply_ms: 100,
             access: Access::default(),
+            pprof: false,
+            traces: false,
             command_line: Vec::new(),
             fds_max: 0,
             h2: h2::Limits::default(),
