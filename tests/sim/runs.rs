@@ -24,6 +24,18 @@ fn setting(name: &str) -> Option<u64> {
     std::env::var(name).ok().and_then(|value| value.parse().ok())
 }
 
+/// Disks and segments come and go all the time: the allocator is not to fetch each anew from the system.
+fn keep_memory() {
+    // SAFETY: plain calls that set two numbers of the C library's allocator.
+    let taken = unsafe {
+        [
+            libc::mallopt(libc::M_MMAP_THRESHOLD, 1 << 30),
+            libc::mallopt(libc::M_TRIM_THRESHOLD, 1 << 30),
+        ]
+    };
+    assert_eq!(taken, [1, 1]);
+}
+
 /// Tells how to come back to a seed that fails, and what happened last.
 struct Replay<'a>(&'a World);
 
@@ -74,6 +86,7 @@ fn a_seed_gives_the_same_run_each_time() {
 
 #[test]
 fn no_seed_breaks_a_promise() {
+    keep_memory();
     let started = Instant::now();
     let mut report = Report::default();
     for seed in 0..setting("SIM_SEEDS").unwrap_or(SEEDS) {
@@ -161,6 +174,7 @@ fn one_seed() {
 #[test]
 fn for_hours() {
     let Some(minutes) = setting("SIM_MINUTES") else { return };
+    keep_memory();
     let started = Instant::now();
     let mut report = Report::default();
     let mut seed = setting("SIM_FIRST").unwrap_or(LONG);

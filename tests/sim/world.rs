@@ -57,7 +57,8 @@ struct Planned {
     at_us: u64,
     number: u64,
     whose: u64,
-    event: Event,
+    /// Apart, since the plan is moved about in its heap.
+    event: Box<Event>,
 }
 
 impl PartialEq for Planned {
@@ -186,7 +187,7 @@ impl World {
     pub fn plan(&mut self, at_us: u64, whose: u64, event: Event) {
         self.planned += 1;
         let number = self.planned;
-        self.plan.push(Reverse(Planned { at_us, number, whose, event }));
+        self.plan.push(Reverse(Planned { at_us, number, whose, event: Box::new(event) }));
     }
 
     /// A check has failed.
@@ -200,7 +201,7 @@ impl World {
         while self.plan.peek().is_some_and(|Reverse(next)| next.at_us <= end_us) {
             let Some(Reverse(next)) = self.plan.pop() else { break };
             self.now_us = next.at_us;
-            self.happen(next.whose, next.event);
+            self.happen(next.whose, *next.event);
         }
         self.now_us = end_us;
     }
