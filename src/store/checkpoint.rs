@@ -209,6 +209,7 @@ impl Store {
         self.space.shrink();
         self.space.pin_checkpoint();
         self.rewritten_pages = 0;
+        self.pages.expect_dirty(self.pages.dirty_pages());
         let (space_pages, space_checksum) = self.space.make_space_pages(&mut self.pages);
         let meta = Meta {
             checkpoint_no: self.checkpoints.durable_no + 1,
@@ -338,6 +339,9 @@ impl Store {
                 self.checkpoints.durable_mark = running.mark;
                 self.checkpoints.short_of_space = false;
                 self.space.checkpoint_durable(&mut self.pages);
+                if self.pages.dirty_pages() == 0 {
+                    self.pages.expect_dirty(0);
+                }
                 if self.length_to_cut_to().is_none() {
                     self.checkpoints.running = None;
                 }

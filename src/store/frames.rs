@@ -8,7 +8,7 @@
 //! another thread before they are needed ([`FrameMemory`]); where none is ready, one of small pages will do.
 
 use super::bits::PageSet;
-use super::limits::{FRAME_MEMORY_FROM, FRAME_MEMORY_READY_MAX, PAGE_SIZE, SPARE_FRAMES_MAX};
+use super::limits::{FRAME_MEMORY_FROM, FRAME_MEMORY_READY_MAX, PAGE_SIZE, SPARE_FRAMES_MIN};
 use super::page::{Page, PageId, TxnId};
 use memmap2::{Advice, MmapMut};
 
@@ -97,6 +97,8 @@ impl Chunk {
 #[derive(Default)]
 pub struct Frames {
     chunks: Vec<Chunk>,
+    /// So many vacant frames are not given back.
+    spare: usize,
     /// For the next chunks.
     ready: Vec<FrameMemory>,
     vacant: PageSet,
@@ -124,6 +126,12 @@ impl Frames {
         if self.ready.len() < FRAME_MEMORY_READY_MAX {
             self.ready.push(memory);
         }
+    }
+
+    /// As many pages will get dirty soon as there have been, or none if that is 0: memory for so many stays.
+    pub fn expect(&mut self, pages: usize) {
+        self.spare = pages;
+        self.give_back_memory();
     }
 
     fn run(&self, id: FrameId) -> &Run {
@@ -222,7 +230,7 @@ impl Frames {
     /// from the front, so that the chunks at the end become empty.
     fn give_back_memory(&mut self) {
         while self.chunks.last().is_some_and(|chunk| chunk.in_use == 0)
-            && self.vacant.len() >= SPARE_FRAMES_MAX + CHUNK_PAGES
+            && self.vacant.len() >= self.spare.max(SPARE_FRAMES_MIN) + CHUNK_PAGES
         {
             self.chunks.pop();
             self.ready.clear();
@@ -271,12 +279,15 @@ mod tests {
         }
         frames.copy(ids[3], ids[19_999]);
         assert_eq!(frames.page(ids[19_999]).0[17], 3);
+        frames.expect(10_000);
         for id in ids {
             frames.remove(id);
         }
+        assert_eq!(frames.chunks.len(), 10_000 / CHUNK_PAGES + 1);
+        frames.expect(0);
         assert_eq!(frames.remove(run).pages, 3);
         assert_eq!(frames.pages(), 0);
-        assert!(frames.chunks.len() * CHUNK_PAGES <= SPARE_FRAMES_MAX + CHUNK_PAGES);
+        assert!(frames.chunks.len() * CHUNK_PAGES <= SPARE_FRAMES_MIN + CHUNK_PAGES);
         assert!(frames.ready.is_empty() && !frames.wants_memory());
         let again = frames.add(PageId(7), TxnId(1));
         assert_eq!(frames.get(again).first, PageId(7));

@@ -68,8 +68,9 @@ pub const GROW_BYTES_MAX: u64 = 64 << 20;
 /// that the last holes cost more than they are worth.
 pub const HOLES_SHARE: u32 = 64;
 
-/// Frames kept for the next dirty pages: 16 MiB. Fresh memory costs page faults.
-pub const SPARE_FRAMES_MAX: usize = 2048;
+/// Frames kept for the next dirty pages when no more are expected: 16 MiB. Fresh memory costs page faults, and the
+/// kernel's time for zeroing it.
+pub const SPARE_FRAMES_MIN: usize = 2048;
 
 /// Memory for frames that another thread has made ready and that is not in use yet, in pieces of 2 MiB. Puts at
 /// full speed need one in 20 ms, and making one ready takes 5 ms at most.

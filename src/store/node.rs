@@ -284,6 +284,12 @@ impl<'a> Node<'a> {
         let wanted = head_of(suffix);
         let slots = &self.0.0[self.slots_at()..self.slots_at() + count * SLOT_BYTES];
         let (mut low, mut high) = (from, count);
+        // Behind the last: what is put in order comes there, and the search would take all its steps.
+        if let Some(last) = slots.last_chunk::<SLOT_BYTES>()
+            && Slot(u64::from_le_bytes(*last)).head() < wanted
+        {
+            return (count, false);
+        }
         while low < high {
             let middle = (low + high) / 2;
             let slot = Slot(read_u64(slots, middle * SLOT_BYTES));

@@ -129,6 +129,11 @@ impl Pages {
         self.frames.wants_memory()
     }
 
+    /// How many pages will get dirty until the next checkpoint.
+    pub fn expect_dirty(&mut self, pages: usize) {
+        self.frames.expect(pages);
+    }
+
     pub fn give_memory(&mut self, memory: FrameMemory) {
         self.frames.give_memory(memory);
     }
