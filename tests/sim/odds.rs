@@ -100,7 +100,8 @@ pub struct Odds {
     pub requests: [u64; 10],
     pub slow_watchers: u64,
 
-    /// Dirty pages that replay of the log leaves unwritten.
+    /// Dirty pages that replay of the log leaves unwritten. Not so few that a slow disk has a member replay for longer
+    /// than it may be without a write after healing.
     pub replay_dirty_bytes: u64,
 }
 
@@ -160,7 +161,7 @@ impl Odds {
             long_values: maybe(random, 100),
             requests,
             slow_watchers: maybe(random, 500),
-            replay_dirty_bytes: random.pick(&[32 << 10, 256 << 10, REPLAY_DIRTY_BYTES]),
+            replay_dirty_bytes: random.pick(&[256 << 10, 1 << 20, REPLAY_DIRTY_BYTES]),
         }
     }
 }
