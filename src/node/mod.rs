@@ -650,8 +650,8 @@ impl Node {
             let bytes = record::encode_snapshot(snapshot.position);
             batch = Some(self.log.append(SNAPSHOT, 0, &[&bytes]));
         }
-        // The state goes first: what follows may end up in a later batch, and an entry must not be
-        // durable without its term.
+        // The state goes first: what follows may end up in a later batch, or be torn off by a crash, and an
+        // entry must not be durable without its term.
         if let Some(state) = &persist.hard_state {
             let bytes = record::encode_hard_state(state);
             batch = Some(self.log.append(HARD_STATE, 0, &[&bytes]));

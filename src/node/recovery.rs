@@ -171,8 +171,8 @@ impl Recovered {
         self.entries.push_back(entry);
     }
 
-    /// Term, vote and commit index. The state is written before the entries that came with it; if it
-    /// is all that a crash has left of the two, its commit index is ahead of the log.
+    /// Term, vote and commit index. This one covers entries before it in the log, some of which may have been
+    /// given up since.
     pub(super) fn hard_state(&self) -> HardState {
         let end = self.entries.back().map_or(self.applied.index, |last| last.index);
         HardState { commit: self.hard_state.commit.min(end), ..self.hard_state }

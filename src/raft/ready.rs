@@ -30,8 +30,9 @@ pub struct Ready {
     pub soft_state: Option<SoftState>,
 }
 
-/// To be made durable, in the order of tokens and each as a whole: first the snapshot, then the
-/// rest.
+/// To be made durable, in the order of tokens, and of each in the order of its fields. A crash may
+/// leave any beginning of that. So the commit index covers none of the entries that come with it: what
+/// is left of the log without them may end with others, which they replace.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Persist {
     pub token: Token,
@@ -200,14 +201,20 @@ impl Raft {
         if is_urgent {
             self.durability.hard_state_in = token;
         }
-        let hard_state = HardState { term: self.term, vote: self.vote, commit: self.log.commit() };
+        let entries = self.log.hand_out(token);
+        let commit = match entries.first() {
+            Some(first) => self.log.commit().min(LogIndex(first.index.0 - 1)),
+            None => self.log.commit(),
+        };
+        assert!(commit >= self.durability.hard_state.commit, "a saved commit index never falls");
+        let hard_state = HardState { term: self.term, vote: self.vote, commit };
         let has_changed = hard_state != self.durability.hard_state;
         self.durability.hard_state = hard_state;
         Some(Persist {
             token,
             snapshot: self.unhanded_snapshot.take(),
             hard_state: has_changed.then_some(hard_state),
-            entries: self.log.hand_out(token),
+            entries,
         })
     }
 

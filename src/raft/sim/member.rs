@@ -62,6 +62,24 @@ impl Disk {
         assert!(self.hard_state.term >= self.last().term, "an entry is durable before its term");
         Some(persist)
     }
+
+    /// Of the oldest write the first `parts` are durable: the hard state if it has one, then entries. A
+    /// snapshot comes as a whole, or not at all.
+    fn complete_partly(&mut self, parts: usize, checks: &Checks) {
+        let Some(persist) = self.pending.front_mut() else { return };
+        if persist.snapshot.is_some() || parts == 0 {
+            return;
+        }
+        persist.entries.truncate(parts - usize::from(persist.hard_state.is_some()));
+        self.complete_one(checks);
+    }
+
+    /// Of how many parts the write after the `kept` oldest consists.
+    pub(super) fn parts_after(&self, kept: usize) -> usize {
+        let of =
+            |persist: &Persist| usize::from(persist.hard_state.is_some()) + persist.entries.len();
+        self.pending.get(kept).map_or(0, of)
+    }
 }
 
 pub(super) struct Member {
@@ -97,9 +115,11 @@ impl Member {
         self.state = disk.state.clone();
         let mut config = self.config.clone();
         config.incarnation = self.incarnation;
+        // A crash may have left it without the entries that came with it.
+        let commit = disk.hard_state.commit.min(disk.last().index);
         let raft = Raft::new(
             config,
-            disk.hard_state,
+            HardState { commit, ..disk.hard_state },
             disk.state.configuration.clone(),
             (disk.start.index, disk.start.term),
             disk.entries.clone(),
@@ -108,12 +128,13 @@ impl Member {
         self.raft = Some(raft.unwrap_or_else(|error| panic!("member {}: {error}", self.id)));
     }
 
-    /// Loses everything but the disk, and of the writes under way all but the `kept` oldest.
-    /// Contexts of reads start over, as those of a careless caller would.
-    pub(super) fn crash(&mut self, kept: usize, checks: &Checks) -> Option<Raft> {
+    /// Loses everything but the disk, and of the writes under way all but the `kept` oldest and so many
+    /// `parts` of the one after them. Contexts of reads start over, as those of a careless caller would.
+    pub(super) fn crash(&mut self, kept: usize, parts: usize, checks: &Checks) -> Option<Raft> {
         for _ in 0..kept {
             self.disk.complete_one(checks);
         }
+        self.disk.complete_partly(parts, checks);
         self.disk.pending.clear();
         self.reads.clear();
         self.next_context = 0;

@@ -304,7 +304,8 @@ impl World {
     fn crash(&mut self, place: usize) {
         let member = &mut self.members[place];
         let kept = self.random.below(member.disk.pending.len() as u64 + 1) as usize;
-        if let Some(raft) = member.crash(kept, &self.checks) {
+        let parts = self.random.below(member.disk.parts_after(kept) as u64 + 1) as usize;
+        if let Some(raft) = member.crash(kept, parts, &self.checks) {
             self.crashes += 1;
             self.collect_marks(&raft);
         }
