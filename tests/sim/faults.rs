@@ -1,9 +1,10 @@
 //! The faults of a run: each kind that the seed gives a weight, at times that it draws.
 
 use ringd::membership::{self, Change};
-use ringd::raft::NodeId;
+use ringd::node::PeerMessage;
+use ringd::raft::{Body, LogPosition, Message, NodeId, Term};
 
-use crate::member::Member;
+use crate::member::{ELECTION_MS, Input, Member};
 use crate::odds::Fault;
 use crate::trace::What;
 use crate::world::{Event, World};
@@ -54,7 +55,7 @@ impl World {
                 let across = |from: &u64, to: &u64| half.contains(from) != half.contains(to);
                 self.cut_where(across)
             }
-            Fault::Isolate if !alone => self.cut_where(|from, to| (*from == id) != (*to == id)),
+            Fault::Isolate if !alone => self.cut_off(id),
             Fault::Link | Fault::OneWay if !alone => {
                 let other = self.any_member();
                 let both = fault == Fault::Link;
@@ -63,7 +64,12 @@ impl World {
                 };
                 self.cut_where(is_it)
             }
-            Fault::Split | Fault::Isolate | Fault::Link | Fault::OneWay => false,
+            Fault::Outsider if !alone => {
+                // When it no longer holds to its leader.
+                self.plan(self.now_us + OUTSIDER_US, id, Event::Outsider);
+                self.cut_off(id)
+            }
+            Fault::Split | Fault::Isolate | Fault::Link | Fault::OneWay | Fault::Outsider => false,
             Fault::DiskStall => {
                 let until_us = self.now_us + self.nemesis.around(self.odds.pause_us);
                 let Some(member) = self.members.get_mut(&id) else { return };
@@ -131,6 +137,10 @@ impl World {
         true
     }
 
+    fn cut_off(&mut self, id: u64) -> bool {
+        self.cut_where(|from, to| (*from == id) != (*to == id))
+    }
+
     fn cut_where(&mut self, is_cut: impl Fn(&u64, &u64) -> bool) -> bool {
         let ids = self.member_ids();
         let mut links = Vec::new();
@@ -144,6 +154,20 @@ impl World {
         let until_us = self.now_us + self.nemesis.around(self.odds.cut_us);
         self.plan(until_us, 0, Event::Heal(links));
         done
+    }
+
+    /// What a cluster does about candidates that do not ask first, as members of other versions would not.
+    pub fn ask_as_outsider(&mut self, id: u64) {
+        let process = self.members.get(&id).and_then(|member| member.process.as_ref());
+        let Some(process) = process.filter(|_| !self.is_healed) else { return };
+        let (last, committed) = (LogPosition::default(), LogPosition::default());
+        let message = Message {
+            from: OUTSIDER,
+            to: NodeId(id),
+            term: Term(process.node.raft().term().0 + 2),
+            body: Body::VoteRequest { last, committed, transfer: false },
+        };
+        self.input(id, Input::Message(OUTSIDER.0, PeerMessage::Raft(message)));
     }
 
     fn transfer(&mut self) -> bool {
@@ -220,6 +244,10 @@ impl World {
 
 /// How long after a change of the members the leader crashes, if it does.
 const STRIKE_US: u64 = 40_000;
+
+/// A candidate that is no member, and how long after a member was cut off it comes there.
+const OUTSIDER: NodeId = NodeId(u64::MAX);
+const OUTSIDER_US: u64 = 2 * ELECTION_MS * 1_000;
 
 /// Members at the same time, at most.
 const MEMBERS_MAX: usize = 8;

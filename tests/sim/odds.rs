@@ -31,6 +31,9 @@ pub enum Fault {
     Promote,
     Remove,
     Defragment,
+    /// One member is cut off from all others, and a candidate that it does not know asks it for its vote, two terms ahead
+    /// and without a pre-vote: its term rises, and theirs does not.
+    Outsider,
 }
 
 impl Fault {
@@ -50,6 +53,7 @@ impl Fault {
         Fault::Promote,
         Fault::Remove,
         Fault::Defragment,
+        Fault::Outsider,
     ];
 }
 
@@ -185,6 +189,7 @@ impl Fault {
             Fault::Promote => 8,
             Fault::Remove => 4,
             Fault::Defragment => 4,
+            Fault::Outsider => 6,
         }
     }
 }

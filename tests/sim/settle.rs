@@ -5,10 +5,15 @@
 use crate::client::Client;
 use crate::member::ELECTION_MS;
 use crate::random::{Concern, Random};
+use crate::truth::Check;
 use crate::world::{Event, World};
 
 /// What "soon" means once everything works: 10 election timeouts.
 const SOON_US: u64 = 10 * ELECTION_MS * 1_000;
+
+/// For how long nothing may reach a watcher that has not got everything: far longer than one that reads slowly takes
+/// for a batch.
+const READS_US: u64 = 10_000_000;
 
 /// The longest time to live that clients ask for, and as long again for a new leader.
 const LEASES_END_US: u64 = 2 * 6_000_000;
@@ -102,8 +107,31 @@ impl World {
         }
     }
 
+    /// Who reads slowly may still be reading. As long as it gets on, that is no fault of a member.
+    fn wait_for_readers(&mut self) {
+        let watched = |world: &World| world.counts.get("events watched").copied();
+        let mut before = None;
+        while self.find_waiting_watcher().is_err() && watched(self) != before {
+            before = watched(self);
+            self.run_until(self.now_us + READS_US);
+        }
+    }
+
+    /// Some watcher that has not got everything.
+    fn find_waiting_watcher(&self) -> Check {
+        for client in &self.clients {
+            for watching in client.watches.iter().filter(|watching| watching.is_wanted) {
+                watching.watch.is_complete(&self.truth.model).map_err(|error| {
+                    format!("client {} on {:?}: {error}", client.number, client.conn)
+                })?;
+            }
+        }
+        Ok(())
+    }
+
     /// Nothing is going on any more: all is as it must be.
     fn expect_rest(&mut self) {
+        self.wait_for_readers();
         self.retire_strangers();
         self.expect_no_ghosts();
         let wanted: Vec<u64> = self.truth.model.members.keys().copied().collect();
@@ -121,14 +149,7 @@ impl World {
         }
         let leases = &self.truth.model.leases;
         assert!(leases.is_empty(), "seed {}: leases that never expire: {leases:?}", self.seed);
-        for client in &self.clients {
-            for watching in client.watches.iter().filter(|watching| watching.is_wanted) {
-                let complete = watching.watch.is_complete(&self.truth.model);
-                self.demand(complete.map_err(|error| {
-                    format!("client {} on {:?}: {error}", client.number, client.conn)
-                }));
-            }
-        }
+        self.demand(self.find_waiting_watcher());
     }
 
     fn crash_everybody(&mut self) {

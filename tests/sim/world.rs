@@ -49,6 +49,8 @@ pub enum Event {
     Strike,
     /// The learner that was added becomes a voter.
     Promote,
+    /// A candidate that nobody knows asks the member for its vote.
+    Outsider,
     Heal(Vec<(u64, u64)>),
     DiskHasRoom,
 }
@@ -224,6 +226,7 @@ impl World {
             Event::Fault => self.next_fault(),
             Event::Strike => self.strike(),
             Event::Promote => self.inflict(Fault::Promote),
+            Event::Outsider => self.ask_as_outsider(whose),
             Event::Heal(links) => {
                 self.trace.note(self.now_us, 0, What::Heal);
                 for link in links {
@@ -305,7 +308,7 @@ impl World {
     }
 
     /// Something has come for a member.
-    fn input(&mut self, id: u64, input: Input) {
+    pub fn input(&mut self, id: u64, input: Input) {
         let busy_us = match self.odds.turn_us {
             0 => 0,
             turn_us => self.turns.below(turn_us),
