@@ -100,7 +100,7 @@ fn nested(
         let inner = format!("{map} {key}");
         match value {
             Value::Mapping(entries)
-                if NESTED.iter().any(|(known, ..)| known.starts_with(&inner)) =>
+                if NESTED.iter().any(|(known, ..)| is_map_of(known, &inner)) =>
             {
                 nested(settings, name, &inner, entries)?;
                 continue;
@@ -114,6 +114,11 @@ fn nested(
         }
     }
     Ok(())
+}
+
+/// Whether the map `inner` is `known`, or has it somewhere inside.
+fn is_map_of(known: &str, inner: &str) -> bool {
+    known.strip_prefix(inner).is_some_and(|rest| rest.is_empty() || rest.starts_with(' '))
 }
 
 fn unknown(settings: &mut Settings, name: &str, key: &str) {

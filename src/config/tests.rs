@@ -779,6 +779,13 @@ fn a_file_has_all_of_the_configuration() {
 }
 
 #[test]
+fn a_map_in_a_file_that_nobody_knows_is_named_itself() {
+    let c = from_file("discovery-config: {cli: {endpoints: a}}").unwrap();
+    let named = |key: &str| c.warnings.iter().any(|line| line.contains(key));
+    assert!(named("\"discovery-config: cli\"") && !named("endpoints"), "{:?}", c.warnings);
+}
+
+#[test]
 fn what_is_wrong_in_a_file_is_named_in_one_line() {
     let cases = [
         ("name: [", "a.yaml: "),
