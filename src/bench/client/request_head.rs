@@ -53,7 +53,7 @@ const FIRST_DYNAMIC_INDEX: usize = 62;
 /// Fields that all requests have beside method, scheme and path.
 const COMMON: usize = 4;
 
-const USER_AGENT: &str = concat!("ringd-bench/", env!("CARGO_PKG_VERSION"));
+const USER_AGENT: &str = concat!("ringd/", env!("CARGO_PKG_VERSION"));
 
 #[derive(Debug)]
 pub struct RequestHeads {

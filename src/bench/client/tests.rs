@@ -222,6 +222,18 @@ fn pings_and_settings_are_acknowledged_and_acknowledgements_are_not() {
 }
 
 #[test]
+fn a_ping_goes_out_and_is_answered() {
+    let mut client = Connection::new("localhost");
+    let mut server = Echo::new(Limits::default());
+    exchange(&mut client, &mut server, 100_000);
+    client.ping();
+    assert_eq!(client.output(), frame_of(Kind::Ping, 0, 0, &[0; 8]));
+    let out = client.output().to_vec();
+    client.sent(out.len());
+    assert_eq!(server.turn(&out), frame_of(Kind::Ping, flags::ACK, 0, &[0; 8]));
+}
+
+#[test]
 fn a_header_block_in_pieces_is_one_block() {
     let fields: &[(&[u8], &[u8])] = &[(b":status", b"200"), (b"grpc-status", b"5")];
     let block = h2::encode_block(fields);
