@@ -534,6 +534,24 @@ mod tests {
     }
 
     #[test]
+    fn what_is_read_already_is_taken_until_far_more_is_dirty() {
+        let mut bed = Bed::new();
+        let is_overrun = |bed: &Bed| bed.policy.is_overrun(&bed.store);
+        bed.put(0..60);
+        bed.policy.run(&mut bed.store, bed.now_ms, false);
+        assert!(bed.store.checkpoint_running() && !bed.is_choked() && !is_overrun(&bed));
+        bed.put(60..80);
+        assert!(bed.is_choked() && !is_overrun(&bed));
+        bed.put(80..104);
+        assert!(bed.is_choked() && is_overrun(&bed));
+        bed.policy.demand();
+        bed.now_ms += SPREAD_MS;
+        bed.run(true);
+        bed.run(true);
+        assert!(!bed.is_choked() && !is_overrun(&bed));
+    }
+
+    #[test]
     fn work_in_the_background_leaves_room_for_others() {
         let mut bed = Bed::new();
         bed.write(32);

@@ -247,6 +247,15 @@ impl Bed {
         }
     }
 
+    /// Everything is in a checkpoint then.
+    pub fn defragment(&mut self) {
+        let ticket = self.node().start_defragment();
+        while !self.node().defragmented(ticket) {
+            self.turn();
+            self.store_op();
+        }
+    }
+
     pub fn put(&mut self, key: &str, value: &str) -> u64 {
         let request = PutRequest {
             key: key.to_owned().into(),

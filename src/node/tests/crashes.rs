@@ -473,11 +473,7 @@ fn a_lost_end_of_the_log_is_noticed_if_a_checkpoint_had_it() {
         bed.put("k", &format!("{round}"));
         bed.settle();
     }
-    let ticket = bed.node().start_defragment();
-    while !bed.node().defragmented(ticket) {
-        bed.turn();
-        bed.store_op();
-    }
+    bed.defragment();
     let last = bed.node().applier.store.durable_mark();
     bed.settle();
     bed.node = None;
@@ -512,11 +508,7 @@ fn the_newest_entry_stays_in_the_log_whatever_follows_it() {
             bed.put("k", &format!("{round}"));
             bed.settle();
         }
-        let ticket = bed.node().start_defragment();
-        while !bed.node().defragmented(ticket) {
-            bed.turn();
-            bed.store_op();
-        }
+        bed.defragment();
         let durable = bed.node().applier.store.durable_mark();
         bed.settle();
         bed.disk.fill(Some(Fault { at: 0, for_ever: true }));
