@@ -238,6 +238,12 @@ fn a_deletion_from_a_key_on_may_meet_a_put_in_the_same_transaction() {
     let kv = bed.get("a").unwrap();
     assert_eq!((kv.create_revision, kv.version, &kv.value[..]), (3, 1, &b"2"[..]));
 
+    // The key outlives a compaction at this revision, which has a deletion and a put of it.
+    bed.compact_wholly(3);
+    assert_eq!(bed.get("a").unwrap().value, "2");
+    assert_eq!(bed.history().len(), 1);
+    assert_eq!(bed.hash_kv(3, 100).unwrap().compact_revision, 3);
+
     let keep_value = PutRequest { ignore_value: true, ..put("a", "") };
     bed.txn(&then(vec![op_delete(delete("a", "\0")), op_put(keep_value)])).unwrap();
     assert_eq!(bed.get("a").unwrap().value, "");
