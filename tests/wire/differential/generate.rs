@@ -465,8 +465,10 @@ impl Generator {
                 _ => txn.failure = (0..too_many).map(|_| self.range_op(world)).collect(),
             }
         }
-        if depth == 0 && puts(&txn) {
-            delete_single_keys(&mut txn);
+        if depth == 0
+            && let Some(last) = last_put(&txn)
+        {
+            spare_puts(&mut txn, &last);
         }
         txn
     }
@@ -846,28 +848,30 @@ impl AtMost for Bytes {
 }
 
 /// Whether there is a put, at any depth.
-fn puts(txn: &pb::TxnRequest) -> bool {
+/// The greatest key that a transaction puts.
+fn last_put(txn: &pb::TxnRequest) -> Option<Bytes> {
     use pb::request_op::Request as Op;
-    let mut ops = txn.success.iter().chain(&txn.failure).filter_map(|op| op.request.as_ref());
-    ops.any(|op| match op {
-        Op::RequestPut(_) => true,
-        Op::RequestTxn(inner) => puts(inner),
-        _ => false,
-    })
+    let ops = txn.success.iter().chain(&txn.failure).filter_map(|op| op.request.as_ref());
+    let puts = ops.filter_map(|op| match op {
+        Op::RequestPut(put) => Some(put.key.clone()),
+        Op::RequestTxn(inner) => last_put(inner),
+        _ => None,
+    });
+    puts.max()
 }
 
 /// A real etcd does not see that a deletion without an end overlaps a put of the same transaction. If the key that is
 /// put is one that has just been deleted, etcd goes wrong: it ends with a panic, again at each start, where the put is
 /// to keep value or lease; and a compaction at this revision loses the key, and ends it when the key is read.
-fn delete_single_keys(txn: &mut pb::TxnRequest) {
+fn spare_puts(txn: &mut pb::TxnRequest, last: &Bytes) {
     use pb::request_op::Request as Op;
     let ops = txn.success.iter_mut().chain(&mut txn.failure);
     for op in ops.filter_map(|op| op.request.as_mut()) {
         match op {
-            Op::RequestDeleteRange(delete) if delete.range_end == "\0" => {
+            Op::RequestDeleteRange(delete) if delete.range_end == "\0" && delete.key <= last => {
                 delete.range_end = Bytes::new();
             }
-            Op::RequestTxn(inner) => delete_single_keys(inner),
+            Op::RequestTxn(inner) => spare_puts(inner, last),
             _ => {}
         }
     }

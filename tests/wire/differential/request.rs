@@ -320,11 +320,18 @@ pub fn same(request: &Request, left: &Answer, right: &Answer) -> bool {
     if matches!(request, Request::MemberAdd(_)) && left.code() != 0 && right.code() != 0 {
         // An id has the second in it. Of two members with one address the second one has the id of the first if it
         // is added within the same second, which is the case on one side and not on the other now and then.
-        let is_same_id = |answer: &Answer| {
+        let says = |answer: &Answer, texts: &[&str]| {
             let mut fields = answer.tail.iter().chain(&answer.head);
-            fields.any(|(_, value)| value == "etcdserver: member ID already exist")
+            fields.any(|(_, value)| texts.contains(&&**value))
         };
-        if is_same_id(left) != is_same_id(right) {
+        let same_id = ["etcdserver: member ID already exist"];
+        let others = [
+            "etcdserver: Peer URLs already exists",
+            "etcdserver: too many learner members in cluster",
+        ];
+        if (says(left, &same_id) && says(right, &others))
+            || (says(left, &others) && says(right, &same_id))
+        {
             return true;
         }
     }
