@@ -1,8 +1,10 @@
 //! Members that find each other by the v3 discovery service: an etcd, or a ringd, under a token.
 
+use std::fs::{self, File};
 use std::net::SocketAddr;
+use std::path::Path;
 use std::process::{Child, Command, Stdio};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use prost::Message;
@@ -175,6 +177,57 @@ fn members_find_each_other_at_a_discovery_service() {
             let said = format!("failed to join discovery cluster ({text})");
             assert!(ended.log.iter().any(|line| line.contains(&said)), "{:#?}", ended.log);
         }
+    }
+}
+
+#[test]
+fn a_discovery_service_that_cannot_be_reached_is_waited_for() {
+    for kind in kinds() {
+        let mut service = Server::start(kind, &[]);
+        block_on(async {
+            set_size(&Client::connect(service.client).await, "t", "2").await;
+        });
+        service.kill();
+        let mut members = ["a", "b"].map(Member::new);
+        let said = members[0].dir.path().join("log");
+        let mut command = members[0].command(Kind::Ringd, &service, "t", &[]);
+        command.stdin(Stdio::null()).stdout(Stdio::null());
+        command.stderr(File::create(&said).expect("a file"));
+        members[0].child = Some(command.spawn().expect("a process"));
+        // Before there is a connection, and again while it waits for the other.
+        wait_for_retries(&said, 1);
+        service.run().expect("it ran before");
+        block_on(async {
+            wait_for_reports(&Client::connect(service.client).await, "t", 1).await;
+        });
+        let retried = count_retries(&said);
+        service.kill();
+        wait_for_retries(&said, retried + 1);
+        service.run().expect("it ran before");
+
+        // The first of its endpoints is none.
+        let [nobody, _] = free_ports();
+        let endpoints = format!("--discovery-endpoints={nobody},{}", service.endpoint());
+        let command = members[1].command(Kind::Ringd, &service, "t", &[&endpoints]);
+        members[1].start(command);
+        block_on(async {
+            for member in &members {
+                put(&member.connect().await, "k", &member.name).await;
+            }
+        });
+    }
+}
+
+fn count_retries(log: &Path) -> usize {
+    let log = fs::read_to_string(log).expect("a log");
+    log.matches("retry connecting to discovery service").count()
+}
+
+fn wait_for_retries(log: &Path, count: usize) {
+    let deadline = Instant::now() + PATIENCE;
+    while count_retries(log) < count {
+        assert!(Instant::now() < deadline, "it does not try again");
+        std::thread::sleep(Duration::from_millis(20));
     }
 }
 

@@ -200,7 +200,15 @@ fn without_io_uring_in_the_profile_nothing_lives() {
     for call in ["io_uring_setup", "io_uring_enter"] {
         let home = tempfile::TempDir::new().expect("a temporary directory");
         let mut command = Command::new(Kind::Ringd.binary().expect("the binary under test"));
-        command.arg("--data-dir").arg(home.path().join("data"));
+        let [client, peer] = free_ports();
+        command
+            .arg("--data-dir")
+            .arg(home.path().join("data"))
+            .arg(format!("--listen-client-urls=http://{client}"))
+            .arg(format!("--advertise-client-urls=http://{client}"))
+            .arg(format!("--listen-peer-urls=http://{peer}"))
+            .arg(format!("--initial-advertise-peer-urls=http://{peer}"))
+            .arg(format!("--initial-cluster=default=http://{peer}"));
         confined(&[call])(&mut command);
         let ended = run_to_end(&mut command);
         assert_eq!(ended.status.signal(), Some(libc::SIGSYS), "{call}: {ended:#?}");
