@@ -211,12 +211,17 @@ fn write_back(file: &File, range: &Range<u64>, flags: libc::c_uint) -> io::Resul
         return Ok(());
     }
     let error = io::Error::last_os_error();
-    match error.raw_os_error() {
-        // The disk has refused a page: no sync after this one could be believed.
-        Some(libc::EIO | libc::ENOSPC | libc::EDQUOT) => Err(error),
-        // The call is not there, or not for this kind of file: the sync does it all.
-        _ => Ok(()),
-    }
+    // Without the call the sync does it all.
+    if lacks_call(&error) { Ok(()) } else { Err(error) }
+}
+
+/// Whether `sync_file_range` is not there, or forbidden, or not for this kind of file. All else is what became of
+/// the pages, in whatever word the device has for it: told once, so that no sync after it could be believed.
+fn lacks_call(error: &io::Error) -> bool {
+    matches!(
+        error.raw_os_error(),
+        Some(libc::ENOSYS | libc::EPERM | libc::EACCES | libc::EINVAL | libc::ESPIPE)
+    )
 }
 
 /// For file systems without fallocate: zeros from the end of the file on.
@@ -235,6 +240,32 @@ fn append_zeros(path: &Path, len: u64) -> io::Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn whatever_a_device_says_of_a_page_that_it_did_not_write_is_an_error() {
+        let of_devices = [
+            libc::EIO,
+            libc::ENOSPC,
+            libc::EDQUOT,
+            libc::ENODATA,
+            libc::ENOLINK,
+            libc::EREMOTEIO,
+            libc::ETIMEDOUT,
+            libc::EILSEQ,
+            libc::EOPNOTSUPP,
+            libc::ENOMEM,
+            libc::EROFS,
+            libc::EUCLEAN,
+        ];
+        for errno in of_devices {
+            assert!(!lacks_call(&io::Error::from_raw_os_error(errno)), "{errno}");
+        }
+        // What a pipe answers, and a kernel without the call.
+        let (pipe, _other) = io::pipe().unwrap();
+        let pipe = File::from(std::os::fd::OwnedFd::from(pipe));
+        write_back(&pipe, &(0..4096), libc::SYNC_FILE_RANGE_WRITE).unwrap();
+        assert!(lacks_call(&io::Error::from_raw_os_error(libc::ENOSYS)));
+    }
 
     #[test]
     fn a_file_without_fallocate_grows_by_zeros_and_keeps_what_it_has() {
