@@ -3,8 +3,8 @@
 //! A page behind the first is asked for at the revision of the first, from the key behind the last one that
 //! came. Its answer says how many keys there are from there on, and to find that takes a walk over all of
 //! them, or over all changes since. But it is what the page before has said, less the keys that it had: the
-//! state at a revision does not change. So that is kept, for the last pages that were answered. What was
-//! asked for already goes first: a list that goes on does not come back to it.
+//! state at a revision does not change. So that is kept, for the last pages that were answered. What nobody waits
+//! for any more goes first: a list that goes on does not come back to it.
 //!
 //! Invariant: what is kept is exact for as long as its revision can be read, which whoever asks has checked.
 
@@ -26,8 +26,8 @@ pub struct PageCounts(RefCell<VecDeque<Rest>>);
 struct Rest {
     revision: i64,
     keys: u64,
-    /// The page behind it has been asked for.
-    used: Cell<bool>,
+    /// Lists that have not asked for the page behind it yet.
+    lists: Cell<u32>,
     start: Box<[u8]>,
     /// None if the end is open.
     end: Option<Box<[u8]>>,
@@ -49,7 +49,7 @@ impl PageCounts {
     pub(super) fn find(&self, interval: Interval<'_>, revision: i64) -> Option<u64> {
         let kept = self.0.borrow();
         let rest = kept.iter().find(|rest| rest.is(interval, revision))?;
-        rest.used.set(true);
+        rest.lists.set(rest.lists.get().saturating_sub(1));
         Some(rest.keys)
     }
 
@@ -57,17 +57,21 @@ impl PageCounts {
     pub(super) fn note(&self, interval: Interval<'_>, revision: i64, keys: u64) {
         let Interval { start, end } = interval;
         let end_bytes = if let End::Before(end) = end { end.len() } else { 0 };
-        let is_known = self.0.borrow().iter().any(|rest| rest.is(interval, revision));
-        if end == End::Single || is_known || start.len() + end_bytes > BOUNDS_BYTES_MAX {
+        if end == End::Single || start.len() + end_bytes > BOUNDS_BYTES_MAX {
             return;
         }
         let end = if let End::Before(end) = end { Some(end.into()) } else { None };
         let mut kept = self.0.borrow_mut();
+        if let Some(known) = kept.iter().find(|rest| rest.is(interval, revision)) {
+            known.lists.set(known.lists.get() + 1);
+            return;
+        }
         if kept.len() == REMEMBERED_MAX {
-            let oldest = kept.iter().rposition(|rest| rest.used.get()).unwrap_or(kept.len() - 1);
+            let oldest =
+                kept.iter().rposition(|rest| rest.lists.get() == 0).unwrap_or(kept.len() - 1);
             kept.remove(oldest);
         }
-        kept.push_front(Rest { revision, keys, used: Cell::new(false), start: start.into(), end });
+        kept.push_front(Rest { revision, keys, lists: Cell::new(1), start: start.into(), end });
     }
 }
 
@@ -98,6 +102,19 @@ mod tests {
             }
         }
         assert_eq!(counts.0.borrow().len(), REMEMBERED_MAX);
+    }
+
+    #[test]
+    fn two_lists_of_one_revision_are_both_remembered() {
+        let counts = PageCounts::default();
+        counts.note(behind(b"k"), 1, 7);
+        counts.note(behind(b"k"), 1, 7);
+        assert_eq!(counts.find(behind(b"k"), 1), Some(7));
+        for list in 2..=2 * REMEMBERED_MAX as i64 {
+            counts.note(behind(b"k"), list, 7);
+            assert_eq!(counts.find(behind(b"k"), list), Some(7));
+        }
+        assert_eq!(counts.find(behind(b"k"), 1), Some(7));
     }
 
     #[test]
