@@ -11,7 +11,7 @@ use smallvec::smallvec;
 use super::message::Refusal;
 use super::proposals::{ProposeError, refusal_of};
 use super::{Node, OpenError, Output};
-use crate::apply::{Applier, Outcome};
+use crate::apply::{Applier, Outcome, envelope};
 use crate::membership::{Change, ChangeError, ProposedChange};
 use crate::raft::{
     ChangeStep, ConfChange, Configuration, Entry, EntryKind, LogIndex, NodeId,
@@ -53,6 +53,16 @@ fn step_of(applier: &Applier, change: &Change) -> ChangeStep {
             let step = if is_learner { ChangeStep::AddLearner } else { ChangeStep::AddVoter };
             step(NodeId(*id))
         }
+    }
+}
+
+/// Whether an entry says what can be applied. Of what clients ask for, a refusal can come of it.
+pub(super) fn is_readable(entry: &Entry) -> bool {
+    match entry.kind {
+        EntryKind::Normal => entry.data.is_empty() || envelope::unwrap(entry.data.clone()).is_ok(),
+        EntryKind::ConfChange => ConfChange::decode(&entry.data).is_ok_and(|change| {
+            change.is_leave() || ProposedChange::decode(&change.context).is_some()
+        }),
     }
 }
 

@@ -3,7 +3,7 @@
 use super::message::{PeerMessage, SnapshotMessage};
 use super::proposals::Forwarded;
 use super::snapshot::Answer;
-use super::{LeaseAnswer, Node, StopReason};
+use super::{LeaseAnswer, Node, StopReason, members};
 use crate::apply::UsersValue;
 use crate::mvcc::HashKvValue;
 use crate::raft::{self, Body, NodeId};
@@ -84,6 +84,12 @@ impl Node {
             if self.settled_removal().is_some() {
                 self.messages.push((from, PeerMessage::Gone));
             }
+            return;
+        }
+        if let Body::Append { entries, .. } = &message.body
+            && !entries.iter().all(members::is_readable)
+        {
+            // Once it is in the log, it is applied without a question, at each start.
             return;
         }
         if matches!(message.body, Body::Snapshot { .. }) {

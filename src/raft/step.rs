@@ -7,6 +7,9 @@ use super::status::Mark;
 use super::types::{LogPosition, NodeId, Role, Term};
 use crate::mutants::{self, Mutant};
 
+/// No cluster has so many elections, and there is room to count on.
+const TERM_MAX: Term = Term(1 << 62);
+
 impl Raft {
     /// Takes a message of another member. An error leaves everything as it was, apart from the
     /// term; see [`StepError::is_fatal`].
@@ -73,6 +76,9 @@ impl Raft {
         }
         if term == Term(0) {
             return malformed("its term is 0");
+        }
+        if term > TERM_MAX {
+            return malformed("its term is beyond all counting");
         }
         match &message.body {
             Body::Append { prev, entries, .. } => {

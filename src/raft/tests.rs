@@ -330,3 +330,17 @@ fn a_log_that_cannot_be_is_refused_with_the_reason() {
         assert!(matches!(error, Some(RestoreError::AppliedOutsideLog { .. })), "{error:?}");
     }
 }
+
+#[test]
+fn a_term_beyond_all_counting_is_refused() {
+    let mut raft = leader();
+    let term = raft.term();
+    let committed = LogPosition::default();
+    let body = Body::VoteResponse { granted: false, committed };
+    for far in [(1 << 62) + 1, u64::MAX] {
+        let message =
+            Message { from: NodeId(2), to: raft.id(), term: Term(far), body: body.clone() };
+        assert!(matches!(raft.step(message), Err(StepError::Malformed { .. })));
+        assert_eq!(raft.term(), term);
+    }
+}

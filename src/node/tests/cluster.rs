@@ -369,6 +369,28 @@ fn a_member_that_lags_behind_the_log_gets_the_state_and_goes_on_with_the_log() {
 }
 
 #[test]
+fn entries_that_cannot_be_applied_do_not_get_into_the_log() {
+    let mut net = Net::of(3);
+    let leader = net.leader();
+    let follower = net.follower();
+    net.put_now(leader, "before", "v");
+    net.settle();
+    let now_ms = net.bed(follower).now_ms;
+    let node = net.node(follower);
+    let (prev, term) = (node.raft().last_index(), node.raft().term());
+    let prev = raft::LogPosition { index: prev, term: node.raft().term_at(prev).unwrap() };
+    for kind in [raft::EntryKind::ConfChange, raft::EntryKind::Normal] {
+        let index = prev.index.next();
+        let entry = raft::Entry { index, term, kind, data: "x".into() };
+        let body = raft::Body::Append { prev, commit: index, entries: vec![entry] };
+        let message = raft::Message { from: NodeId(leader), to: NodeId(follower), term, body };
+        net.node(follower).receive(NodeId(leader), PeerMessage::Raft(message), now_ms);
+        assert_eq!(net.node(follower).raft().last_index(), prev.index, "{kind:?}");
+    }
+    net.put_now(follower, "after", "v");
+}
+
+#[test]
 fn the_state_of_a_new_leader_does_not_wait_for_that_of_one_that_is_gone() {
     let mut net = Net::of(3);
     let leader = net.leader();
