@@ -41,7 +41,7 @@ use prost::Message;
 pub use compactor::Retention;
 pub use defrag::DefragCounts;
 pub use leases::LeaseAnswer;
-pub use limits::REPLAY_DIRTY_BYTES;
+pub use limits::{FORWARDED_BYTES_MAX, REPLAY_DIRTY_BYTES};
 pub use message::{Class, PeerMessage, Refusal, SnapshotMessage};
 pub use peers::Late;
 pub use proposals::ProposeError;

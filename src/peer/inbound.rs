@@ -4,7 +4,7 @@ use bytes::Bytes;
 
 use super::frame::{Frame, Frames};
 use super::hello::{self, Hello, Listing, Refusal, Roster};
-use super::limits::{GREETING_TIMEOUT_MS, INBOUND_TIMEOUT_MS};
+use super::limits::{GREETING_TIMEOUT_MS, INBOUND_TIMEOUT_MS, PONGS_BYTES_MAX};
 use super::{PeerError, codec};
 use crate::node::PeerMessage;
 
@@ -60,15 +60,22 @@ impl Inbound {
         now_us: u64,
         into: &mut Vec<Arrived>,
     ) -> Result<(), PeerError> {
-        self.heard_us = now_us;
-        if matches!(self.stage, Stage::Over) {
-            return Ok(());
+        match self.stage {
+            Stage::Over => return Ok(()),
+            // A greeting has a moment in all, however it comes.
+            Stage::Silent => {}
+            Stage::Greeted(_) => self.heard_us = now_us,
         }
         self.frames.feed(piece);
         while let Some(frame) = self.frames.next()? {
             match self.stage {
-                Stage::Silent => self.first(frame, roster, into)?,
+                Stage::Silent => {
+                    self.first(frame, roster, into)?;
+                    self.heard_us = now_us;
+                }
                 Stage::Greeted(hello) => match frame.kind {
+                    // Who does not read gets no more answers.
+                    hello::PING if self.output.len() > PONGS_BYTES_MAX => {}
                     hello::PING => {
                         hello::put_word(hello::PONG, hello::read_word(frame)?, &mut self.output);
                     }

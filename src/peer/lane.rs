@@ -135,6 +135,12 @@ impl Lane {
         }
     }
 
+    /// The other end takes what the socket did not take at first. That is a sign of life: a ping waits behind a long
+    /// frame, and so does the answer to it.
+    pub fn progressed(&mut self, now_us: u64) {
+        self.heard_us = now_us;
+    }
+
     pub fn send(&mut self, message: PeerMessage) {
         if matches!(self.state, State::Idle { .. }) {
             self.counters.dropped += 1;

@@ -1,5 +1,7 @@
 //! Every bound between members in one place, each with where it comes from.
 
+use crate::node::FORWARDED_BYTES_MAX;
+
 /// Body of one frame. Entries are never cut, and a request may be 512 MiB (`--max-request-bytes`);
 /// `raft` puts at most one such entry into a message. A receiver takes memory as bytes arrive, not
 /// as they are announced.
@@ -15,13 +17,17 @@ pub const LISTED_MEMBERS_MAX: usize = 64;
 /// Entries in one message: `raft` cuts by bytes, and an empty entry counts for 56 of them.
 pub const ENTRIES_MAX: usize = 1 << 20;
 
-/// Messages that wait in one lane. Urgent ones are answers to what arrived since the last turn;
-/// 4,096 of them are beyond a heartbeat interval of full load.
-pub const QUEUE_MESSAGES_MAX: usize = 4_096;
+/// Messages that wait in one lane. All proposals that a member may have open fit, for those that are dropped are
+/// not made again: 10,000 of clients, and some of its own.
+pub const QUEUE_MESSAGES_MAX: usize = 12_000;
 
-/// Bytes of messages that wait in one lane: twice Raft's window of entries on the way to one
-/// member. One message is always taken.
-pub const QUEUE_BYTES_MAX: usize = 32 << 20;
+/// Bytes of messages that wait in one lane: what a member may have forwarded, and Raft's window of entries on the
+/// way to one member. One message is always taken.
+pub const QUEUE_BYTES_MAX: usize = 80 << 20;
+const _: () = assert!(QUEUE_BYTES_MAX > FORWARDED_BYTES_MAX);
+
+/// Answers to pings that wait for who sent them.
+pub const PONGS_BYTES_MAX: usize = 4 << 10;
 
 /// A pause between two attempts to connect: at first, and at most. An attempt costs a SYN; an
 /// election timeout must not pass between two of them.

@@ -167,6 +167,13 @@ impl Links {
         wanted
     }
 
+    /// The other end takes a part of what had to wait for it.
+    pub fn progressed(&mut self, id: LaneId, now_us: u64) {
+        if let Some(lane) = self.lane(id) {
+            lane.progressed(now_us);
+        }
+    }
+
     /// The connection is over, or was never made.
     pub fn failed(&mut self, id: LaneId, reason: &str, now_us: u64) {
         let Some(lane) = self.lane(id) else { return };

@@ -540,6 +540,52 @@ fn a_lane_that_cannot_be_made_is_tried_again_ever_more_slowly_at_the_next_addres
 }
 
 #[test]
+fn a_frame_that_takes_longer_than_the_silence_allowed_is_waited_for_while_it_gets_on() {
+    let (mut links, ids) = connected(0);
+    let silent = PING_TIMEOUT_MS * MS;
+    for step in 1..10 {
+        links.progressed(ids[1], step * silent / 2);
+        links.tick(step * silent / 2 + 1, &mut Vec::new());
+        assert!(!links.drain_closing().any(|id| id == ids[1]));
+    }
+    links.tick(9 * silent / 2 + silent, &mut Vec::new());
+    assert!(links.drain_closing().any(|id| id == ids[1]));
+}
+
+#[test]
+fn who_pings_and_does_not_read_is_not_answered_for_ever() {
+    let cluster = cluster();
+    let roster = Roster { own: TO, cluster: &cluster, is_removal_settled: true };
+    let mut inbound = Inbound::new(0);
+    let mut stream = Vec::new();
+    hello(Class::Urgent).encode(&mut stream);
+    for _ in 0..100_000 {
+        hello::put_word(hello::PING, 7, &mut stream);
+    }
+    inbound.receive(stream.into(), roster, 0, &mut Vec::new()).unwrap();
+    let mut answer = Vec::new();
+    inbound.take_output(&mut answer);
+    assert!(answer.len() < PONGS_BYTES_MAX + 200, "{} bytes wait", answer.len());
+}
+
+#[test]
+fn a_greeting_has_a_moment_in_all() {
+    let cluster = cluster();
+    let roster = Roster { own: TO, cluster: &cluster, is_removal_settled: true };
+    let mut stream = Vec::new();
+    hello(Class::Urgent).encode(&mut stream);
+    let mut inbound = Inbound::new(0);
+    let mut ended = None;
+    for (at, byte) in (1..).zip(stream.iter().take(5)) {
+        let now_us = at * 400 * MS;
+        let byte = Bytes::copy_from_slice(&[*byte]);
+        inbound.receive(byte, roster, now_us, &mut Vec::new()).unwrap();
+        ended = ended.or(inbound.tick(now_us).err().map(|_| at));
+    }
+    assert_eq!(ended, Some(3), "it is given {GREETING_TIMEOUT_MS} ms");
+}
+
+#[test]
 fn pings_measure_and_silence_ends_a_connection() {
     let (mut links, ids) = connected(0);
     let mut dials = Vec::new();

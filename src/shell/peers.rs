@@ -179,7 +179,7 @@ impl Peers {
                 if let Err(error) = received {
                     let hint = speaks_tls && from.is_none() && peer.session.is_none();
                     let error = if hint { SPEAKS_TLS.to_owned() } else { error.to_string() };
-                    self.complain(now_us, from, &error);
+                    self.complain(core, from, &error);
                     return self.lost(core, peer, "");
                 }
                 self.answering.borrow_mut().push(peer.clone());
@@ -215,15 +215,20 @@ impl Peers {
                 });
             }
             Arrived::Refused(greeting, refusal) => {
-                let now_us = core.clock().now_us();
-                self.complain(now_us, Some(greeting.from), &format!("refused: {refusal}"));
+                self.complain(core, Some(greeting.from), &format!("refused: {refusal}"));
             }
         }
     }
 
+    /// Whether it is a member: strangers can name any id, and there is a metric for each.
+    fn knows(&self, core: &Core, id: NodeId) -> bool {
+        core.server().borrow().node().applier.cluster.member(id.0).is_some()
+    }
+
     /// One line about who does not belong here, and no more for a while.
-    fn complain(&self, now_us: u64, from: Option<NodeId>, error: &str) {
-        if let Some(from) = from {
+    fn complain(&self, core: &Core, from: Option<NodeId>, error: &str) {
+        let now_us = core.clock().now_us();
+        if let Some(from) = from.filter(|from| self.knows(core, *from)) {
             self.metrics.receive_failed(from.0);
         }
         if self.complain_us.get() <= now_us {
@@ -486,7 +491,12 @@ async fn write_rest(core: Rc<Core>, peer: Rc<Peer>, rest: Vec<u8>) {
     let mut done = 0;
     while let Some(data) = rest.get(done..).filter(|data| !data.is_empty()) {
         match poll_fn(|context| peer.socket.poll_write(context, data)).await {
-            Ok(written) => done += written,
+            Ok(written) => {
+                done += written;
+                if let End::Dialled(id) = peer.end {
+                    core.peers().links.borrow_mut().progressed(id, core.clock().now_us());
+                }
+            }
             Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
             Err(error) => {
                 peer.stalled.set(false);
