@@ -60,8 +60,8 @@ use crate::proto::etcdserverpb::{
 };
 use crate::proto::membershippb::{Attributes, ClusterMemberAttrSetRequest};
 use crate::raft::{
-    self, Entry, EntryKind, LogIndex, NodeId, Persist, Raft, Role, SoftState, StepError, Term,
-    Token,
+    self, Entry, EntryKind, HardState, LogIndex, NodeId, Persist, Raft, Role, SoftState, StepError,
+    Term, Token,
 };
 use crate::store::{self, Corruption};
 use background::Background;
@@ -653,14 +653,14 @@ impl Node {
         // The state goes first: what follows may end up in a later batch, or be torn off by a crash, and an
         // entry must not be durable without its term.
         if let Some(state) = &persist.hard_state {
-            let bytes = record::encode_hard_state(state);
-            batch = Some(self.log.append(HARD_STATE, 0, &[&bytes]));
-            self.log.set_preamble(HARD_STATE, 0, &bytes);
-            self.written_commit = state.commit;
+            batch = Some(self.write_hard_state(state));
         }
         for entry in &persist.entries {
             let head = record::entry_head(entry);
             batch = Some(self.log.append(ENTRY, entry.index.0, &[&head, &entry.data]));
+        }
+        if let Some(state) = &persist.hard_state_behind {
+            batch = Some(self.write_hard_state(state));
         }
         match batch {
             Some(_) if mutants::is_on(Mutant::DurableBeforeWritten) => {
@@ -674,6 +674,14 @@ impl Node {
             }),
             None => self.raft.persisted(persist.token),
         }
+    }
+
+    fn write_hard_state(&mut self, state: &HardState) -> wal::BatchSeq {
+        let bytes = record::encode_hard_state(state);
+        let batch = self.log.append(HARD_STATE, 0, &[&bytes]);
+        self.log.set_preamble(HARD_STATE, 0, &bytes);
+        self.written_commit = state.commit;
+        batch
     }
 
     fn note_leadership(&mut self, state: SoftState) {

@@ -31,8 +31,8 @@ pub struct Ready {
 }
 
 /// To be made durable, in the order of tokens, and of each in the order of its fields. A crash may
-/// leave any beginning of that. So the commit index covers none of the entries that come with it: what
-/// is left of the log without them may end with others, which they replace.
+/// leave any beginning of that. So no commit index covers an entry behind it: what is left of the log
+/// without that entry may end with another, which it replaces.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Persist {
     pub token: Token,
@@ -44,6 +44,8 @@ pub struct Persist {
     /// If the first of them has an index that was given before, that entry and all after it are
     /// replaced.
     pub entries: Vec<Entry>,
+    /// The hard state once more, where its commit index covers some of the entries.
+    pub hard_state_behind: Option<HardState>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -202,19 +204,20 @@ impl Raft {
             self.durability.hard_state_in = token;
         }
         let entries = self.log.hand_out(token);
+        let behind = HardState { term: self.term, vote: self.vote, commit: self.log.commit() };
         let commit = match entries.first() {
-            Some(first) => self.log.commit().min(LogIndex(first.index.0 - 1)),
-            None => self.log.commit(),
+            Some(first) => behind.commit.min(LogIndex(first.index.0 - 1)),
+            None => behind.commit,
         };
-        assert!(commit >= self.durability.hard_state.commit, "a saved commit index never falls");
-        let hard_state = HardState { term: self.term, vote: self.vote, commit };
-        let has_changed = hard_state != self.durability.hard_state;
-        self.durability.hard_state = hard_state;
+        let given = std::mem::replace(&mut self.durability.hard_state, behind);
+        assert!(commit >= given.commit, "a saved commit index never falls");
+        let hard_state = HardState { commit, ..behind };
         Some(Persist {
             token,
             snapshot: self.unhanded_snapshot.take(),
-            hard_state: has_changed.then_some(hard_state),
+            hard_state: (hard_state != given).then_some(hard_state),
             entries,
+            hard_state_behind: (behind != hard_state).then_some(behind),
         })
     }
 

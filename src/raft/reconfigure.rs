@@ -11,9 +11,11 @@
 //!    configurations that are one step from a third each, and share no quorum. Here rule 1 all but
 //!    implies it, and it costs nothing.
 //! 3. A member with a committed change not yet applied does not campaign.
-//! 4. An entry is never durable without the commit index that came with it or before it. A member
-//!    that holds the second of two changes so knows, even after a crash, that the first is
-//!    committed, and by rule 3 has applied it before it counts votes. A member that holds neither
+//! 4. An entry is never acknowledged before the commit index that came with it or before it is
+//!    durable, too. A member that has acknowledged the second of two changes so knows, even after a
+//!    crash, that the first is committed, and by rule 3 has applied it before it counts votes. One that
+//!    holds the second and crashed before it acknowledged it needs the vote of one that has, if the
+//!    second is in effect, and learns it from the answer (`learn_commit`). A member that holds neither
 //!    cannot win: a quorum of the configuration it believes in holds the first.
 //!
 //! So the configurations of any two members that can elect or commit at one time are at most one

@@ -96,7 +96,7 @@ impl Entry {
 /// log.
 ///
 /// `commit` is a lower bound: it is written with the next entries, never for its own sake. But
-/// entries that arrived with a commit index are never durable without it, on which the safety of
+/// entries that arrived with a commit index are never acknowledged without it, on which the safety of
 /// configuration changes rests (see `reconfigure.rs`).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct HardState {

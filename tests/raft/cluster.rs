@@ -79,6 +79,9 @@ impl Member {
             self.disk.entries.retain(|entry| entry.index < first.index);
             self.disk.entries.extend(persist.entries.iter().cloned());
         }
+        if let Some(hard_state) = persist.hard_state_behind {
+            self.disk.hard_state = hard_state;
+        }
         self.raft.as_mut()?.persisted(persist.token);
         Some(format!("{} has #{} on disk", self.config.id, persist.token))
     }
@@ -175,6 +178,7 @@ impl Cluster {
             );
             parts.extend(persist.hard_state.map(show::hard_state));
             parts.extend(persist.entries.iter().map(show::entry));
+            parts.extend(persist.hard_state_behind.map(show::hard_state));
             lines.push(format!("{id} writes #{}: {}", persist.token, parts.join(", ")));
             self.member(id)?.pending.push_back(persist);
         }

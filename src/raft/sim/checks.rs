@@ -60,6 +60,13 @@ impl Checks {
             Body::AppendAccepted { matched } => {
                 assert!(disk.hard_state.term >= term, "a term is acknowledged, but not durable");
                 assert!(disk.last().index >= *matched, "not durable: {message:?}");
+                let known = disk.hard_state.commit.max(disk.state.position.index);
+                let acknowledged = disk.entries.iter().filter(|entry| {
+                    entry.kind == EntryKind::ConfChange
+                        && entry.index > known
+                        && entry.index <= *matched
+                });
+                assert!(acknowledged.count() <= 1, "the first change is committed: {message:?}");
                 // What is compacted here is committed, and cannot be another entry.
                 if let Some(term) = raft.term_at(*matched) {
                     let position = LogPosition { index: *matched, term };

@@ -59,25 +59,34 @@ impl Disk {
             self.entries.truncate((first.index.0 - self.start.index.0 - 1) as usize);
             self.entries.extend(persist.entries.iter().cloned());
         }
+        if let Some(hard_state) = persist.hard_state_behind {
+            self.hard_state = hard_state;
+        }
         assert!(self.hard_state.term >= self.last().term, "an entry is durable before its term");
         Some(persist)
     }
 
-    /// Of the oldest write the first `parts` are durable: the hard state if it has one, then entries. A
-    /// snapshot comes as a whole, or not at all.
+    /// Of the oldest write the first `parts` are durable: the hard state if it has one, entries, the hard
+    /// state behind them. A snapshot comes as a whole, or not at all.
     fn complete_partly(&mut self, parts: usize, checks: &Checks) {
         let Some(persist) = self.pending.front_mut() else { return };
         if persist.snapshot.is_some() || parts == 0 {
             return;
         }
-        persist.entries.truncate(parts - usize::from(persist.hard_state.is_some()));
+        let entries = parts - usize::from(persist.hard_state.is_some());
+        if entries <= persist.entries.len() {
+            persist.hard_state_behind = None;
+        }
+        persist.entries.truncate(entries);
         self.complete_one(checks);
     }
 
     /// Of how many parts the write after the `kept` oldest consists.
     pub(super) fn parts_after(&self, kept: usize) -> usize {
-        let of =
-            |persist: &Persist| usize::from(persist.hard_state.is_some()) + persist.entries.len();
+        let of = |persist: &Persist| {
+            let states = [persist.hard_state, persist.hard_state_behind];
+            states.iter().flatten().count() + persist.entries.len()
+        };
         self.pending.get(kept).map_or(0, of)
     }
 }
