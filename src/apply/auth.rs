@@ -5,7 +5,7 @@
 
 use super::envelope::Request;
 use super::{Applier, ApplyError, Reply, state};
-use crate::auth::access::{self, Need};
+use crate::auth::access::{self, Need, Visit};
 use crate::auth::{self, Auth, Identity};
 use crate::lease::LeaseId;
 use crate::mvcc::MvccError;
@@ -25,8 +25,16 @@ pub(super) fn load(store: &Store) -> Result<Auth, MvccError> {
 }
 
 impl Applier {
-    /// Whether somebody may have what a request needs.
-    pub fn permits(&self, who: &Identity, need: Need<'_>) -> Result<(), ApplyError> {
+    /// Whether somebody may have all that a request needs, which `walk` tells.
+    pub fn permits<'r>(
+        &self,
+        who: &Identity,
+        walk: impl FnOnce(Visit<'r, '_, ApplyError>) -> Result<(), ApplyError>,
+    ) -> Result<(), ApplyError> {
+        walk(&mut access::once_per_lease(|need| self.permits_one(who, need)))
+    }
+
+    fn permits_one(&self, who: &Identity, need: Need<'_>) -> Result<(), ApplyError> {
         match need {
             Need::Keys { right, key, range_end } => {
                 Ok(self.auth.permits(who, right, key, range_end)?)
@@ -47,12 +55,15 @@ impl Applier {
 
     /// Whether an entry may take effect.
     pub(super) fn authorize(&self, who: &Identity, request: &Request) -> Result<(), ApplyError> {
-        let permits = &mut |need: Need<'_>| self.permits(who, need);
         match request {
-            Request::Put(request) => access::put(request, permits),
-            Request::DeleteRange(request) => access::delete_range(request, permits),
-            Request::Txn(request) => access::txn(request, permits),
-            Request::LeaseRevoke(request) => access::lease_revoke(request.id, permits),
+            Request::Put(request) => self.permits(who, |visit| access::put(request, visit)),
+            Request::DeleteRange(request) => {
+                self.permits(who, |visit| access::delete_range(request, visit))
+            }
+            Request::Txn(request) => self.permits(who, |visit| access::txn(request, visit)),
+            Request::LeaseRevoke(request) => {
+                self.permits(who, |visit| access::lease_revoke(request.id, visit))
+            }
             Request::Auth(request) => Ok(self.auth.admit(who, request)?),
             // The member that was asked has seen to it, before these were proposed; and members themselves
             // propose them.

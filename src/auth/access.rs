@@ -4,6 +4,8 @@
 //! transactions in them touch. The matches name every field's case, so that a new kind of operation does not compile
 //! until it is said here what it touches.
 
+use std::collections::BTreeSet;
+
 use super::Right;
 use crate::proto::etcdserverpb::{
     DeleteRangeRequest, PutRequest, RangeRequest, RequestOp, TxnRequest, request_op,
@@ -20,6 +22,17 @@ pub enum Need<'r> {
 
 /// Hands every need of a request to `visit`, and ends with the first error.
 pub type Visit<'r, 'v, E> = &'v mut dyn FnMut(Need<'r>) -> Result<(), E>;
+
+/// Each lease only once: all its keys are looked at for it, and one request can name it in every operation.
+pub fn once_per_lease<'r, E>(
+    mut visit: impl FnMut(Need<'r>) -> Result<(), E>,
+) -> impl FnMut(Need<'r>) -> Result<(), E> {
+    let mut seen = BTreeSet::new();
+    move |need| match need {
+        Need::Lease { right, lease } if !seen.insert((right, lease)) => Ok(()),
+        _ => visit(need),
+    }
+}
 
 pub fn range<'r, E>(request: &'r RangeRequest, visit: Visit<'r, '_, E>) -> Result<(), E> {
     visit(Need::Keys { right: Right::Read, key: &request.key, range_end: &request.range_end })
@@ -88,4 +101,39 @@ pub fn lease_leases<E>(
         visit(Need::Lease { right: Right::Read, lease })?;
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_lease_is_looked_at_once_however_often_a_request_names_it() {
+        let put = |lease| {
+            let put = PutRequest { key: b"k".to_vec().into(), lease, ..Default::default() };
+            RequestOp { request: Some(request_op::Request::RequestPut(put)) }
+        };
+        let branches = |success: Vec<RequestOp>, failure: Vec<RequestOp>| TxnRequest {
+            success,
+            failure,
+            ..Default::default()
+        };
+        let inner = branches(vec![put(7), put(8)], vec![put(7)]);
+        let inner = RequestOp { request: Some(request_op::Request::RequestTxn(inner)) };
+        let request = branches(vec![put(7), put(7), inner], vec![put(8), put(0)]);
+        let (mut leases, mut keys) = (Vec::new(), 0);
+        let walked = txn(
+            &request,
+            &mut once_per_lease(|need| {
+                match need {
+                    Need::Lease { right, lease } => leases.push((right, lease)),
+                    Need::Keys { .. } => keys += 1,
+                }
+                Ok::<_, ()>(())
+            }),
+        );
+        assert_eq!(walked, Ok(()));
+        assert_eq!(leases, [(Right::Write, 7), (Right::Write, 8)]);
+        assert_eq!(keys, 7, "a key of each put");
+    }
 }

@@ -17,7 +17,7 @@ use super::error::{self, RpcError};
 use super::method::Method;
 use super::{Core, Server, limits};
 use crate::apply::ApplyError;
-use crate::auth::access::{self, Need};
+use crate::auth::access::{self, Need, Visit};
 use crate::auth::jwt::Jwt;
 use crate::auth::{self, AuthError, Identity, Request};
 use crate::h2::StreamId;
@@ -319,17 +319,16 @@ impl Core {
         self.node.applier.auth.require_admin(&who).map_err(error::of_auth)
     }
 
-    /// Whether whoever asks may have what `walk` says that is needed.
-    fn permit(
+    /// Whether whoever asks may have all that `walk` tells.
+    fn permit<'r>(
         &mut self,
-        walk: impl FnOnce(&dyn Fn(Need<'_>) -> Result<(), ApplyError>) -> Result<(), ApplyError>,
+        walk: impl FnOnce(Visit<'r, '_, ApplyError>) -> Result<(), ApplyError>,
     ) -> Result<(), RpcError> {
         if !self.is_auth_enabled() {
             return Ok(());
         }
         let who = self.identity()?.unwrap_or_default();
-        let applier = &self.node.applier;
-        walk(&|need| applier.permits(&who, need)).map_err(|error| match error {
+        self.node.applier.permits(&who, walk).map_err(|error| match error {
             ApplyError::Mvcc(error) => self.read_error(error),
             ApplyError::Auth(error) => error::of_auth(error),
             // Nothing else is said of permissions.
@@ -338,33 +337,33 @@ impl Core {
     }
 
     pub(super) fn permit_range(&mut self, request: &RangeRequest) -> Result<(), RpcError> {
-        self.permit(|permits| access::range(request, &mut |need| permits(need)))
+        self.permit(|visit| access::range(request, visit))
     }
 
     pub(super) fn permit_txn(&mut self, request: &TxnRequest) -> Result<(), RpcError> {
-        self.permit(|permits| access::txn(request, &mut |need| permits(need)))
+        self.permit(|visit| access::txn(request, visit))
     }
 
     /// A watch reads what it watches.
     pub(super) fn permit_watch(&mut self, key: &[u8], range_end: &[u8]) -> Result<(), RpcError> {
         let right = auth::Right::Read;
-        self.permit(|permits| permits(Need::Keys { right, key, range_end }))
+        self.permit(|visit| visit(Need::Keys { right, key, range_end }))
     }
 
     pub(super) fn permit_keep_alive(&mut self, lease: i64) -> Result<(), RpcError> {
         self.require_user_if_enabled()?;
-        self.permit(|permits| access::lease_keep_alive(lease, &mut |need| permits(need)))
+        self.permit(|visit| access::lease_keep_alive(lease, visit))
     }
 
     pub(super) fn permit_lease_keys(&mut self, lease: i64) -> Result<(), RpcError> {
         self.require_user_if_enabled()?;
-        self.permit(|permits| access::lease_time_to_live(lease, true, &mut |need| permits(need)))
+        self.permit(|visit| access::lease_time_to_live(lease, true, visit))
     }
 
     pub(super) fn permit_leases(&mut self, leases: &[i64]) -> Result<(), RpcError> {
         self.require_user_if_enabled()?;
         let leases = leases.iter().copied();
-        self.permit(|permits| access::lease_leases(leases, &mut |need| permits(need)))
+        self.permit(|visit| access::lease_leases(leases, visit))
     }
 
     pub(super) fn require_user_if_enabled(&mut self) -> Result<(), RpcError> {
