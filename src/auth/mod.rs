@@ -133,9 +133,16 @@ impl Auth {
         names.iter().for_each(|name| self.refresh(name));
     }
 
-    /// Goes on with the tokens of the state that this one takes the place of.
+    /// Goes on with the tokens of the state that this one takes the place of, but for those of users who have gone
+    /// in between, or have another password.
     pub fn take_tokens(&mut self, former: Auth) {
         self.tokens = former.tokens;
+        for (name, then) in &former.users {
+            let now = self.users.get(name);
+            if now.is_none_or(|now| now.stored.password != then.stored.password) {
+                self.tokens.drop_user(name);
+            }
+        }
         self.tokens.set_enabled(self.is_enabled);
     }
 

@@ -313,6 +313,28 @@ fn tokens_are_made_of_their_entry_and_go_with_the_password() {
 }
 
 #[test]
+fn tokens_go_on_in_another_state_with_their_user_and_password() {
+    let others = vec![add_user("bob", false), change_password("root", "")];
+    let changes = [others, vec![change_password("alice", "")], vec![delete_user("alice")]];
+    for (stays, changes) in [true, false, false].into_iter().zip(changes) {
+        let mut bed = Bed::enabled();
+        bed.apply(authenticate("alice", "prefix")).unwrap();
+        let token = format!("prefix.{}", bed.index);
+        let reopened = bed.reopened();
+        let former = std::mem::replace(&mut bed.auth, reopened);
+        bed.do_all(changes);
+        let mut arrived = bed.reopened();
+        arrived.take_tokens(former);
+        let expected = stays.then_some("alice");
+        assert_eq!(arrived.tokens.user_of(&token, 1), expected);
+        bed.auth = arrived;
+        bed.apply(authenticate("root", "new")).unwrap();
+        let token = format!("new.{}", bed.index);
+        assert_eq!(bed.auth.tokens.user_of(&token, 1), Some("root"), "new ones are taken");
+    }
+}
+
+#[test]
 fn only_users_with_a_password_can_show_one() {
     let mut bed = Bed::enabled();
     bed.do_all([add_user("silent", true)]);
