@@ -4,6 +4,7 @@
 //! it likes, and glommio's one blocking thread makes the log's segments.
 
 use super::glommio_files::plain;
+use super::limits::NAME_KEPT;
 use super::reactor::Core;
 use super::socket::Socket;
 use super::tls;
@@ -12,16 +13,65 @@ use crate::tls::Session;
 use glommio::net::TcpStream;
 use socket2::{Domain, SockAddr, Type};
 use std::cell::RefCell;
-use std::collections::BTreeSet;
+use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
 use std::io;
 use std::net::{IpAddr, SocketAddr, ToSocketAddrs};
 use std::os::fd::{FromRawFd, IntoRawFd};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-/// Names that are being looked up; a second thread for one would not be faster.
 #[derive(Debug, Default)]
 pub struct Dialler {
-    lookups: RefCell<BTreeSet<String>>,
+    names: RefCell<Names>,
+}
+
+/// What is known of names, and which are being looked up: a second thread for one would not be faster. What was
+/// found is kept for a while, since a lookup may take longer than the attempt that began it: the next one has it.
+#[derive(Debug, Default)]
+struct Names {
+    by_name: BTreeMap<(String, u16), Lookup>,
+}
+
+#[derive(Debug)]
+enum Lookup {
+    UnderWay,
+    Found { addresses: Vec<SocketAddr>, at: Instant },
+}
+
+#[derive(Debug, PartialEq, Eq)]
+enum Asked {
+    Known(Vec<SocketAddr>),
+    UnderWay,
+    /// To be looked up by who asked, who says by `found` how that went.
+    Unknown,
+}
+
+impl Names {
+    fn ask(&mut self, host: &str, port: u16, now: Instant) -> Asked {
+        // Members come and go; of names that nobody asks for any more nothing stays.
+        self.by_name.retain(|_, lookup| match lookup {
+            Lookup::UnderWay => true,
+            Lookup::Found { at, .. } => now.duration_since(*at) < NAME_KEPT,
+        });
+        match self.by_name.entry((host.to_owned(), port)) {
+            Entry::Vacant(vacant) => {
+                vacant.insert(Lookup::UnderWay);
+                Asked::Unknown
+            }
+            Entry::Occupied(known) => match known.get() {
+                Lookup::UnderWay => Asked::UnderWay,
+                Lookup::Found { addresses, .. } => Asked::Known(addresses.clone()),
+            },
+        }
+    }
+
+    fn found(&mut self, host: &str, port: u16, addresses: Option<Vec<SocketAddr>>, at: Instant) {
+        let name = (host.to_owned(), port);
+        match addresses {
+            Some(addresses) => self.by_name.insert(name, Lookup::Found { addresses, at }),
+            None => self.by_name.remove(&name),
+        };
+    }
 }
 
 impl Dialler {
@@ -71,11 +121,13 @@ impl Dialler {
     }
 
     async fn look_up(&self, host: &str, port: u16) -> Result<Vec<SocketAddr>, String> {
-        if !self.lookups.borrow_mut().insert(host.to_owned()) {
-            return Err(format!("the lookup of {host} is still under way"));
+        match self.names.borrow_mut().ask(host, port, Instant::now()) {
+            Asked::Known(addresses) => return Ok(addresses),
+            Asked::UnderWay => return Err(format!("the lookup of {host} is still under way")),
+            Asked::Unknown => {}
         }
         let found = look_up(host.to_owned(), port).await;
-        self.lookups.borrow_mut().remove(host);
+        self.names.borrow_mut().found(host, port, found.clone().ok(), Instant::now());
         found.map_err(|error| format!("{host}: {error}"))
     }
 }
@@ -104,4 +156,27 @@ async fn look_up(host: String, port: u16) -> Result<Vec<SocketAddr>, String> {
     let text = tls::off_the_loop(work).await?;
     let addresses: Result<Vec<SocketAddr>, _> = text.lines().map(str::parse).collect();
     addresses.map_err(|_| text)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_lookup_that_takes_longer_than_its_attempt_serves_the_next_one() {
+        let (mut names, begin) = (Names::default(), Instant::now());
+        let mut ask = |names: &mut Names, ms| {
+            names.ask("m1.example", 2380, begin + Duration::from_millis(ms))
+        };
+        assert_eq!(ask(&mut names, 0), Asked::Unknown);
+        assert_eq!(ask(&mut names, 1_100), Asked::UnderWay);
+        let addresses = vec![SocketAddr::from(([127, 0, 0, 1], 2380))];
+        let at = begin + Duration::from_millis(1_500);
+        names.found("m1.example", 2380, Some(addresses.clone()), at);
+        assert_eq!(ask(&mut names, 2_200), Asked::Known(addresses));
+        // What it means may change.
+        assert_eq!(ask(&mut names, 1_500 + NAME_KEPT.as_millis() as u64), Asked::Unknown);
+        names.found("m1.example", 2380, None, at);
+        assert_eq!(ask(&mut names, 9_000), Asked::Unknown, "a failure is not kept");
+    }
 }

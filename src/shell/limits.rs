@@ -75,6 +75,9 @@ pub const REJECTIONS_LOGGED_BURST: u64 = 20;
 /// See [`REJECTIONS_LOGGED_BURST`].
 pub const REJECTIONS_LOGGED_PER_SECOND: u64 = 1;
 
+/// What a name of a member was found to mean serves attempts for so long.
+pub const NAME_KEPT: Duration = Duration::from_secs(5);
+
 /// Pause after an accept that failed for want of descriptors or memory.
 pub const ACCEPT_RETRY: Duration = Duration::from_millis(100);
 
