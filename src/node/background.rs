@@ -57,7 +57,15 @@ impl Background {
         self.last_load_ms = now_ms;
     }
 
-    fn is_damaged(&self) -> bool {
+    /// The store is another one, with pages of its own.
+    pub fn store_replaced(&mut self, now_ms: u64) {
+        // A checkpoint of the former store ends with it.
+        self.checkpoint.finished(now_ms);
+        self.damage = None;
+        self.damaged_pages.clear();
+    }
+
+    pub(super) fn is_damaged(&self) -> bool {
         !self.damaged_pages.is_empty()
     }
 

@@ -45,8 +45,7 @@ pub const SNAPSHOT_SILENCE_MS: u64 = 10_000;
 /// pages of the pinned state cannot be used again.
 pub const SNAPSHOT_PIN_MS: u64 = 3 * 60 * 60 * 1000;
 
-/// Dirty bytes of a store that arrives, at which it is checkpointed; at twice as many the sender has
-/// to wait.
+/// `Options::snapshot_dirty_bytes` of a real member.
 pub const SNAPSHOT_DIRTY_BYTES: u64 = 32 << 20;
 
 /// Questions about leases without an answer; beyond, a question is lost at once. As many as all

@@ -232,6 +232,7 @@ impl Node {
             self.raft.force_conf_change(&forced);
             self.apply_all()?;
         }
+        self.forced_to = self.raft.commit_index();
         self.raft.campaign();
         Ok(())
     }

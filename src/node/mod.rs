@@ -41,7 +41,7 @@ use prost::Message;
 pub use compactor::Retention;
 pub use defrag::DefragCounts;
 pub use leases::LeaseAnswer;
-pub use limits::{FORWARDED_BYTES_MAX, REPLAY_DIRTY_BYTES};
+pub use limits::{FORWARDED_BYTES_MAX, REPLAY_DIRTY_BYTES, SNAPSHOT_DIRTY_BYTES};
 pub use message::{Class, PeerMessage, Refusal, SnapshotMessage};
 pub use peers::Late;
 pub use proposals::ProposeError;
@@ -100,6 +100,9 @@ pub struct Options {
     /// Dirty pages that replay of the log after a start leaves unwritten ([`REPLAY_DIRTY_BYTES`], but in
     /// tests of small stores), and half as many more while some are being written.
     pub replay_dirty_bytes: u64,
+    /// Dirty bytes of a store that arrives from another member, at which it is checkpointed; at twice as many the
+    /// sender has to wait.
+    pub snapshot_dirty_bytes: u64,
     /// How often the members compare hashes of their history.
     pub corrupt_check_ms: Option<u64>,
     /// Refuse changes of the members that put the quorum at risk.
@@ -168,6 +171,11 @@ pub struct Node {
     durable_commit: LogIndex,
     /// The entry that removed a member last, of those applied since the start.
     last_removal: LogIndex,
+    /// The last entry that `--force-new-cluster` has committed without a quorum. No checkpoint is written before the
+    /// log has it: after a crash, the store would tell of an entry that was never anywhere else.
+    forced_to: LogIndex,
+    /// Entries that cannot be applied have come, and that was said.
+    met_unreadable: bool,
     /// Not before that time is leadership left again for a disk that stands still.
     next_handover_ms: u64,
     /// Committed entries that were not applied yet.
@@ -317,6 +325,8 @@ impl Node {
             written_commit: hard_state.commit,
             durable_commit: hard_state.commit,
             last_removal: LogIndex(0),
+            forced_to: LogIndex(0),
+            met_unreadable: false,
             next_handover_ms: now_ms,
             committed: VecDeque::new(),
             replays_to,
@@ -835,7 +845,8 @@ impl Node {
 
     pub fn next_store_op(&mut self) -> Option<(store::OpId, store::Op)> {
         let installing = self.incoming.as_ref().is_some_and(Incoming::is_installing);
-        if installing || !self.background.checkpoint.permits(&self.applier.store) {
+        let is_forced = self.raft.persisted_index() < self.forced_to;
+        if installing || is_forced || !self.background.checkpoint.permits(&self.applier.store) {
             return None;
         }
         let next = self.applier.store.next_op()?;

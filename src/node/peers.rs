@@ -90,6 +90,12 @@ impl Node {
             && !entries.iter().all(members::is_readable)
         {
             // Once it is in the log, it is applied without a question, at each start.
+            if !std::mem::replace(&mut self.met_unreadable, true) {
+                tracing::error!(
+                    member = %format_args!("{:x}", from.0),
+                    "a member sends entries that cannot be applied, and this one cannot follow it"
+                );
+            }
             return;
         }
         if matches!(message.body, Body::Snapshot { .. }) {

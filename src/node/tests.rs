@@ -85,6 +85,7 @@ struct Bed {
     joins: bool,
     /// Applied entries between two cuts of the log, and those that stay.
     log_kept: (u64, u64),
+    snapshot_dirty_bytes: u64,
     forces_new_cluster: bool,
     defrag_threshold_percent: u32,
 }
@@ -115,6 +116,7 @@ impl Bed {
             founding,
             joins,
             log_kept: (100, 50),
+            snapshot_dirty_bytes: SNAPSHOT_DIRTY_BYTES,
             forces_new_cluster: false,
             defrag_threshold_percent: 0,
         }
@@ -164,6 +166,7 @@ impl Bed {
             snapshot_count: self.log_kept.0,
             catch_up_entries: self.log_kept.1,
             replay_dirty_bytes: REPLAY_DIRTY_BYTES,
+            snapshot_dirty_bytes: self.snapshot_dirty_bytes,
             corrupt_check_ms: Some(60_000),
             strict_reconfig_check: true,
             defrag_threshold_percent: self.defrag_threshold_percent,

@@ -167,6 +167,7 @@ pub(super) fn node_options(config: &Config, metadata: Metadata, seed: u64) -> no
         snapshot_count: config.snapshot_count,
         catch_up_entries: config.snapshot_catchup_entries,
         replay_dirty_bytes: node::REPLAY_DIRTY_BYTES,
+        snapshot_dirty_bytes: node::SNAPSHOT_DIRTY_BYTES,
         corrupt_check_ms: Some(config.corrupt_check_ms.unwrap_or(CORRUPT_CHECK_MS)),
         strict_reconfig_check: config.strict_reconfig_check,
         retention: match config.auto_compaction {

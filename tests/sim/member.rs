@@ -154,6 +154,7 @@ impl Member {
             snapshot_count: self.odds.snapshot_count,
             catch_up_entries: self.odds.catch_up_entries,
             replay_dirty_bytes: self.odds.replay_dirty_bytes,
+            snapshot_dirty_bytes: self.odds.snapshot_dirty_bytes,
             corrupt_check_ms: self.odds.corrupt_check_ms,
             strict_reconfig_check: self.odds.strict_reconfig,
             first_id: self.id << 48 | self.incarnation << 24,

@@ -2,7 +2,7 @@
 //! that the others get their chance alone.
 
 use crate::random::{Concern, Random};
-use ringd::node::REPLAY_DIRTY_BYTES;
+use ringd::node::{REPLAY_DIRTY_BYTES, SNAPSHOT_DIRTY_BYTES};
 
 /// What can go wrong on purpose. A new kind belongs into `ALL`, and the compiler then asks for it
 /// wherever faults are done.
@@ -107,6 +107,8 @@ pub struct Odds {
     /// Dirty pages that replay of the log leaves unwritten. Not so few that a slow disk has a member replay for longer
     /// than it may be without a write after healing.
     pub replay_dirty_bytes: u64,
+    /// Dirty bytes of a state that arrives, at which it is written back; a value of some keys is larger than the least.
+    pub snapshot_dirty_bytes: u64,
 }
 
 fn maybe(random: &mut Random, most: u64) -> u64 {
@@ -166,6 +168,7 @@ impl Odds {
             requests,
             slow_watchers: maybe(random, 500),
             replay_dirty_bytes: random.pick(&[256 << 10, 1 << 20, REPLAY_DIRTY_BYTES]),
+            snapshot_dirty_bytes: random.pick(&[4 << 10, 256 << 10, SNAPSHOT_DIRTY_BYTES]),
         }
     }
 }

@@ -4,7 +4,7 @@ use std::collections::VecDeque;
 
 use bytes::Bytes;
 
-use super::super::limits::{SNAPSHOT_DIRTY_BYTES, SNAPSHOT_SILENCE_MS};
+use super::super::limits::SNAPSHOT_SILENCE_MS;
 use super::super::message::{PeerMessage, SnapshotMessage};
 use super::super::{Node, members};
 use super::format::Writer;
@@ -123,7 +123,7 @@ impl Node {
         offset: u64,
         data: &Bytes,
     ) {
-        let now_ms = self.now_ms;
+        let (now_ms, dirty_bytes) = (self.now_ms, self.options.snapshot_dirty_bytes);
         let Some(incoming) = self.incoming.as_mut().filter(|incoming| incoming.is(from, number))
         else {
             return self.say_snapshot(from, SnapshotMessage::Over { transfer: number });
@@ -134,16 +134,15 @@ impl Node {
             return;
         };
         if offset == incoming.writer.taken() {
-            if store.dirty_bytes() > 2 * SNAPSHOT_DIRTY_BYTES {
+            if store.dirty_bytes() > 2 * dirty_bytes {
                 // Not taken, so it comes again when the disk has caught up.
-                return;
+                return write_back(store);
             }
             if incoming.writer.take(store, data).is_err() {
                 return self.reject_snapshot();
             }
-            if store.dirty_bytes() > SNAPSHOT_DIRTY_BYTES && !store.checkpoint_running() {
-                store.commit(0);
-                store.begin_checkpoint();
+            if store.dirty_bytes() > dirty_bytes {
+                write_back(store);
             }
             if incoming.writer.is_complete() {
                 self.finish_receiving();
@@ -318,8 +317,7 @@ impl Node {
         let former = std::mem::replace(&mut self.applier, applier);
         self.applier.auth.take_tokens(former.auth);
         self.applier.notices.extend([Notice::StateReplaced, Notice::MembersChanged]);
-        // A checkpoint of the former store ends with it.
-        self.background.checkpoint.finished(now_ms);
+        self.background.store_replaced(now_ms);
         self.count_snapshot(from).received += 1;
         let took_ms = now_ms.saturating_sub(begun_ms);
         self.transferred.push(Transferred { other: from, is_sent: false, took_ms });
@@ -336,5 +334,13 @@ impl Node {
 
     fn say_snapshot(&mut self, to: NodeId, message: SnapshotMessage) {
         self.messages.push((to, PeerMessage::Snapshot(message)));
+    }
+}
+
+/// Begins to make durable what has arrived so far.
+fn write_back(store: &mut Store) {
+    if !store.checkpoint_running() {
+        store.commit(0);
+        store.begin_checkpoint();
     }
 }

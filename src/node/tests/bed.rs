@@ -112,6 +112,7 @@ impl Bed {
             snapshot_count: LOG_KEPT.0,
             catch_up_entries: LOG_KEPT.1,
             replay_dirty_bytes: self.replay_dirty_bytes,
+            snapshot_dirty_bytes: SNAPSHOT_DIRTY_BYTES,
             corrupt_check_ms: None,
             strict_reconfig_check: true,
             first_id: self.starts << 32,

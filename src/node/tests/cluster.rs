@@ -369,6 +369,30 @@ fn a_member_that_lags_behind_the_log_gets_the_state_and_goes_on_with_the_log() {
 }
 
 #[test]
+fn a_state_arrives_although_its_values_are_more_than_may_be_dirty() {
+    let mut net = Net::of(3);
+    let leader = net.leader();
+    let follower = net.follower();
+    net.put_now(leader, "before", "v");
+    net.isolate(follower);
+    for round in 0..200 {
+        let bytes = if round % 40 == 0 { 100_000 } else { 10 };
+        net.put_now(leader, &format!("k{}", round % 50), &"x".repeat(bytes));
+    }
+    net.stop(follower);
+    net.bed(follower).snapshot_dirty_bytes = 16 << 10;
+    net.start(follower);
+    // Damage of the state that is replaced is none of the new one's.
+    let page = crate::store::PageId(5);
+    let damage = Corruption::new(page, "a test says so");
+    net.node(follower).report_damage(damage);
+    assert!(net.node(follower).background.is_damaged());
+    net.heal();
+    net.until("a snapshot", |net| net.node(follower).snapshot_counts().received == 1);
+    assert!(!net.node(follower).background.is_damaged());
+}
+
+#[test]
 fn entries_that_cannot_be_applied_do_not_get_into_the_log() {
     let mut net = Net::of(3);
     let leader = net.leader();

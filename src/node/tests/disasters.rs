@@ -244,6 +244,9 @@ fn a_crash_at_any_moment_of_forcing_leaves_a_member_that_can_be_forced_again() {
         for _ in 0..steps {
             net.step();
         }
+        // Whoever starts it without the flag finds the old cluster, or the new one.
+        lose_power(&mut net, leader);
+        net.start(leader);
         force(&mut net, leader);
         assert_eq!(net.bed(leader).get("k", 0).as_deref(), Some("v"));
         net.put_now(leader, "k", "alone");

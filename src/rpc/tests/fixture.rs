@@ -70,6 +70,7 @@ impl Bed {
             snapshot_count: 10_000,
             catch_up_entries: 5_000,
             replay_dirty_bytes: node::REPLAY_DIRTY_BYTES,
+            snapshot_dirty_bytes: node::SNAPSHOT_DIRTY_BYTES,
             corrupt_check_ms: None,
             strict_reconfig_check: true,
             first_id: 1 << 32,
