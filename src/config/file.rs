@@ -20,6 +20,8 @@ const NESTED: &[(&str, &str, &str)] = &[
     ("client-transport-security", "client-cert-auth", "client-cert-auth"),
     ("client-transport-security", "trusted-ca-file", "trusted-ca-file"),
     ("client-transport-security", "auto-tls", "auto-tls"),
+    ("client-transport-security", "allowed-cn", "ringd-client-cert-allowed-cn"),
+    ("client-transport-security", "allowed-cns", "ringd-client-cert-allowed-cn"),
     ("client-transport-security", "allowed-hostname", "client-cert-allowed-hostname"),
     ("client-transport-security", "allowed-hostnames", "client-cert-allowed-hostname"),
     ("peer-transport-security", "cert-file", "peer-cert-file"),

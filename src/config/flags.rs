@@ -188,6 +188,13 @@ pub const FLAGS: &[Flag] = {
             "Names with commas between them, of which a client's certificate must have one.",
         ),
         obeyed(
+            "ringd-client-cert-allowed-cn",
+            Text,
+            "",
+            Tls,
+            "Common names with commas between them, of which a client's certificate must have one.",
+        ),
+        obeyed(
             "client-cert-file",
             Text,
             "",

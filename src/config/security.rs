@@ -33,7 +33,7 @@ struct Names {
     crl_file: &'static str,
     client_cert_auth: &'static str,
     auto: &'static str,
-    allowed_cn: Option<&'static str>,
+    allowed_cn: &'static str,
     allowed_hostname: &'static str,
     skip_san: Option<&'static str>,
     /// For messages.
@@ -49,7 +49,8 @@ const CLIENT: Names = Names {
     crl_file: "client-crl-file",
     client_cert_auth: "client-cert-auth",
     auto: "auto-tls",
-    allowed_cn: None,
+    // etcd has it in a file alone, without a flag.
+    allowed_cn: "ringd-client-cert-allowed-cn",
     allowed_hostname: "client-cert-allowed-hostname",
     skip_san: None,
     who: "client",
@@ -64,7 +65,7 @@ const PEER: Names = Names {
     crl_file: "peer-crl-file",
     client_cert_auth: "peer-client-cert-auth",
     auto: "peer-auto-tls",
-    allowed_cn: Some("peer-cert-allowed-cn"),
+    allowed_cn: "peer-cert-allowed-cn",
     allowed_hostname: "peer-cert-allowed-hostname",
     skip_san: Some("peer-skip-client-san-verification"),
     who: "peer",
@@ -93,7 +94,6 @@ fn read(
     urls: &[&[Url]],
     warnings: &mut Vec<String>,
 ) -> Result<Security, UsageError> {
-    let allowed_cns = names.allowed_cn.map_or_else(Vec::new, |name| list(s, name));
     let mut security = Security {
         certificate: pair(s, names.cert_file, names.key_file)?,
         client_certificate: pair(s, names.client_cert_file, names.client_key_file)?,
@@ -101,7 +101,7 @@ fn read(
         crl_file: path(s, names.crl_file),
         client_cert_auth: s.bool(names.client_cert_auth),
         auto: s.bool(names.auto),
-        allowed_cns,
+        allowed_cns: list(s, names.allowed_cn),
         allowed_hostnames: list(s, names.allowed_hostname),
         skip_client_san_verification: names.skip_san.is_some_and(|name| s.bool(name)),
     };
@@ -116,7 +116,7 @@ fn read(
     if !security.allowed_cns.is_empty() && !security.allowed_hostnames.is_empty() {
         return Err(err(format!(
             "--{} and --{} are mutually exclusive (cns={:?}, hostnames={:?})",
-            names.allowed_cn.unwrap_or_default(),
+            names.allowed_cn,
             names.allowed_hostname,
             security.allowed_cns,
             security.allowed_hostnames
@@ -124,7 +124,7 @@ fn read(
     }
     let asks = security.client_cert_auth || security.trusted_ca_file.is_some();
     for (flag, given) in [
-        (names.allowed_cn.unwrap_or_default(), !security.allowed_cns.is_empty()),
+        (names.allowed_cn, !security.allowed_cns.is_empty()),
         (names.allowed_hostname, !security.allowed_hostnames.is_empty()),
         (names.crl_file, security.crl_file.is_some()),
     ] {

@@ -779,6 +779,37 @@ fn a_file_has_all_of_the_configuration() {
 }
 
 #[test]
+fn whose_certificates_a_file_allows_is_obeyed_for_clients_as_for_members() {
+    let names = |names: &[&str]| names.iter().map(|name| (*name).to_owned()).collect::<Vec<_>>();
+    let file = |of: &str, rule: &str| {
+        let text = format!("{of}-transport-security:\n  client-cert-auth: true\n  {rule}\n");
+        from_file(&text).unwrap()
+    };
+    for (key, value, expected) in [
+        ("allowed-cn", "[alice, bob]", &["alice", "bob"][..]),
+        ("allowed-cns", "[alice]", &["alice"]),
+        ("allowed-cn", "alice", &["alice"]),
+    ] {
+        let rule = format!("{key}: {value}");
+        let clients = file("client", &rule).client_security;
+        let members = file("peer", &rule).peer_security;
+        assert_eq!(clients.allowed_cns, names(expected), "{rule}");
+        assert_eq!(members.allowed_cns, names(expected), "{rule}");
+        let warnings = file("client", &rule).warnings;
+        assert!(!warnings.iter().any(|line| line.contains("passed over")), "{warnings:?}");
+    }
+    for key in ["allowed-hostname", "allowed-hostnames"] {
+        let rule = format!("{key}: [a.example, b.example]");
+        let expected = names(&["a.example", "b.example"]);
+        assert_eq!(file("client", &rule).client_security.allowed_hostnames, expected);
+        assert_eq!(file("peer", &rule).peer_security.allowed_hostnames, expected);
+    }
+    let both = "client-transport-security: {allowed-cn: [a], allowed-hostname: [b]}";
+    let error = from_file(both).unwrap_err().to_string();
+    assert!(error.contains("are mutually exclusive (cns=[\"a\"], hostnames=[\"b\"])"), "{error}");
+}
+
+#[test]
 fn a_map_in_a_file_that_nobody_knows_is_named_itself() {
     let c = from_file("discovery-config: {cli: {endpoints: a}}").unwrap();
     let named = |key: &str| c.warnings.iter().any(|line| line.contains(key));

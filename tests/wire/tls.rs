@@ -254,6 +254,24 @@ fn whose_certificate_is_taken_is_what_etcd_takes() {
     }
 }
 
+/// For etcd it can be said in a file alone.
+#[test]
+fn only_clients_with_an_allowed_common_name_are_served() {
+    let mut pki = Pki::new();
+    pki.issue("server", &Order::new("server", &["127.0.0.1"]));
+    let alice = pki.issue("alice", &Order::new("alice", &["127.0.0.1"]));
+    let bob = pki.issue("bob", &Order::new("bob", &["127.0.0.1"]));
+    let mut args = pki.mutual();
+    args.push("--ringd-client-cert-allowed-cn=carol,alice".to_owned());
+    let server = start(Kind::Ringd, &args);
+    let is_served = |own| pki.client(Some(own)).is_served(server.client);
+    assert!(is_served(&alice));
+    assert!(!is_served(&bob));
+    let reason = "is not among the allowed ones (carol, alice)";
+    wait_for_line(&server, &["rejected connection on client endpoint", "127.0.0.1:", reason]);
+    assert!(is_served(&alice));
+}
+
 #[test]
 fn ghsa_3wh4_j44w_pg92_revoked_certificates_are_refused_on_every_listener() {
     let mut pki = Pki::new();
