@@ -262,7 +262,7 @@ impl Core {
     /// Who asks; nobody if nothing was presented, or if nobody has to be somebody.
     pub(super) fn identity(&mut self) -> Result<Option<Identity>, RpcError> {
         let now_ms = self.now_ms;
-        let unix_ms = self.options.unix_ms_at_start + now_ms;
+        let unix_ms = self.unix_ms();
         let auth = &mut self.node.applier.auth;
         if !auth.is_enabled() {
             return Ok(None);

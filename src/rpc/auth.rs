@@ -237,7 +237,7 @@ impl Core {
             TokenKind::Jwt(jwt) => {
                 let revision = self.node.applier.auth.revision();
                 let who = auth::Identity { user: login.name, revision };
-                let unix_s = (self.options.unix_ms_at_start + self.now_ms) / 1000;
+                let unix_s = self.unix_ms() / 1000;
                 let op = Op::Sign { jwt: jwt.clone(), who, unix_s };
                 self.passwords.push(caller, op, Wanted::Token(reply.revision)).err().map(Err)
             }

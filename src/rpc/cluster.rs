@@ -48,7 +48,7 @@ impl Core {
     pub(super) fn member_add(&mut self, caller: Caller, message: Bytes) -> Answer {
         let request: MemberAddRequest = attempt!(decode(message));
         let peer_urls = attempt!(peer_urls(&request.peer_urls));
-        let unix_s = (self.options.unix_ms_at_start + self.node.now_ms()) / 1000;
+        let unix_s = self.unix_ms() / 1000;
         // etcd leaves the token out here.
         let id = membership::member_id(&peer_urls, "", Some(unix_s));
         let is_learner = request.is_learner;

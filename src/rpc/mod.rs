@@ -94,8 +94,6 @@ pub struct Options {
     pub progress_interval_ms: u64,
     /// Learners that the cluster may have (`--max-learners`).
     pub max_learners: usize,
-    /// Milliseconds since 1970 when the time that is handed in was 0: new members' ids are made of it.
-    pub unix_ms_at_start: u64,
     pub auth: AuthOptions,
     /// Whether `/v3/` is answered, and whom plain HTTP answers.
     pub gateway: bool,
@@ -201,6 +199,8 @@ struct Core {
     next_scan_ms: u64,
     /// The time as of the last call that named it.
     now_ms: u64,
+    /// Milliseconds since 1970 when that time was 0, if the clock had always gone as it does now.
+    unix_ms_at_zero: u64,
     /// A connection has taken output that something waited for.
     drained: bool,
     /// Watchers, or range streams, have more to send at once.
@@ -245,6 +245,7 @@ impl Server {
                 damage: Cell::new(None),
                 next_scan_ms: now_ms,
                 now_ms,
+                unix_ms_at_zero: 0,
                 drained: false,
                 behind_watchers: false,
                 behind_streams: false,
@@ -273,6 +274,13 @@ impl Server {
             return None;
         }
         self.connections.insert(kind, now_ms)
+    }
+
+    /// What the clock of the machine shows when the time that is handed in is `now_ms`. It may be set, and goes on
+    /// while the machine sleeps, so this is to be told again and again; only what others read by such a clock
+    /// is judged by it.
+    pub fn set_wall_clock(&mut self, unix_ms: u64, now_ms: u64) {
+        self.core.unix_ms_at_zero = unix_ms.saturating_sub(now_ms);
     }
 
     /// Whether a connection is to be closed because its client spoke TLS where none is spoken.
@@ -602,6 +610,11 @@ impl Core {
         self.header(self.node.applier.mvcc.current_revision())
     }
 
+    /// Milliseconds since 1970, by the clock that the machine shows to others.
+    fn unix_ms(&self) -> u64 {
+        self.unix_ms_at_zero.saturating_add(self.now_ms)
+    }
+
     /// The bound on one message of a client.
     fn message_bytes_max(&self) -> usize {
         self.options.max_request_bytes + limits::GRPC_OVERHEAD_BYTES
@@ -729,8 +742,7 @@ impl Core {
         match self.compacting_since_ms {
             None if is_compacting => self.compacting_since_ms = Some(self.now_ms),
             Some(since_ms) if !is_compacting => {
-                let unix_ms = self.options.unix_ms_at_start + self.now_ms;
-                self.metrics.compacted(self.now_ms - since_ms, unix_ms);
+                self.metrics.compacted(self.now_ms - since_ms, self.unix_ms());
                 self.compacting_since_ms = None;
             }
             _ => {}

@@ -29,7 +29,8 @@ impl Clock {
     }
 }
 
-/// Milliseconds since 1970, for numbers that must differ from one start to the next.
+/// Milliseconds since 1970, by a clock that can be set: for numbers that must differ from one start to the next, and
+/// for what others have dated. Nothing waits by it.
 pub fn unix_ms() -> u64 {
     let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     u64::try_from(since.as_millis()).unwrap_or(u64::MAX)

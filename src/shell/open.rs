@@ -120,10 +120,11 @@ pub fn server(
     if config.extensive_metrics {
         metrics.measure_handling();
     }
-    let unix_ms_at_start = unix_ms().saturating_sub(clock.now_ms());
     let auth = auth_options(config)?;
-    let options = rpc::Options { unix_ms_at_start, auth, ..rpc_options(config) };
-    Ok((Server::new(node, options, metrics, now_ms), peers))
+    let options = rpc::Options { auth, ..rpc_options(config) };
+    let mut server = Server::new(node, options, metrics, now_ms);
+    server.set_wall_clock(unix_ms(), clock.now_ms());
+    Ok((server, peers))
 }
 
 pub fn open_store(path: &Path, unclean: bool) -> Result<Store, String> {
@@ -197,7 +198,6 @@ fn rpc_options(config: &Config) -> rpc::Options {
         max_request_bytes: config.max_request_bytes,
         request_timeout_ms: request_timeout_ms(config),
         max_learners: config.max_learners,
-        unix_ms_at_start: 0,
         auth: AuthOptions::default(),
         progress_interval_ms: config.watch_progress_notify_interval_ms,
         gateway: config.enable_grpc_gateway,

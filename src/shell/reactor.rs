@@ -15,7 +15,7 @@
 //! Invariants: `server` is borrowed for one call at a time and never across an await. `disconnect`
 //! is called exactly once for every `connect`. Nothing here decides anything about the bytes.
 
-use super::clock::Clock;
+use super::clock::{Clock, unix_ms};
 use super::connection::{self, Connection};
 use super::glommio_files::blocking;
 use super::limits::{
@@ -194,7 +194,9 @@ impl Core {
 
     async fn turn(self: &Rc<Self>) {
         let started = Instant::now();
-        let committed = self.server.borrow_mut().begin_turn(self.clock.now_ms());
+        let now_ms = self.clock.now_ms();
+        self.server.borrow_mut().set_wall_clock(unix_ms(), now_ms);
+        let committed = self.server.borrow_mut().begin_turn(now_ms);
         let mut writes_log = false;
         if committed > 0 {
             // The disk and other members work while this one applies.

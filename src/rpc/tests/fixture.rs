@@ -87,7 +87,6 @@ impl Bed {
             request_timeout_ms: REQUEST_TIMEOUT_MS,
             progress_interval_ms: 600_000,
             max_learners: 1,
-            unix_ms_at_start: 0,
             auth: crate::rpc::AuthOptions { bcrypt_cost: 4, ..Default::default() },
             gateway: true,
             warning_request_ms: 300,

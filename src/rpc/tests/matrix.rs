@@ -8,6 +8,7 @@ use bytes::Bytes;
 use prost::Message;
 
 use super::fixture::{Bed, Peer};
+use crate::auth::jwt::Jwt;
 use crate::proto::authpb::permission::Type;
 use crate::proto::authpb::{Permission, UserAddOptions};
 use crate::proto::etcdserverpb as pb;
@@ -15,8 +16,10 @@ use crate::proto::etcdserverpb::compare::CompareTarget;
 use crate::proto::etcdserverpb::request_op::Request as Op;
 use crate::proto::v3electionpb::LeaderRequest;
 use crate::proto::v3lockpb::LockRequest;
+use crate::rpc::TokenKind;
 use crate::rpc::access::{Rule, rule};
 use crate::rpc::method::{METHODS, Method};
+use std::sync::Arc;
 
 /// Keys, and what lies between and around them, in their order.
 const POINTS: [&str; 8] = ["A", "a", "a!", "b", "b!", "c", "c!", "d"];
@@ -101,7 +104,10 @@ const PASSWORD: &str = "correct horse";
 
 impl World {
     fn new() -> World {
-        let mut bed = Bed::ready();
+        World::of(Bed::ready())
+    }
+
+    fn of(mut bed: Bed) -> World {
         let peer = bed.connect();
         let mut world = World { bed, peer, tokens: Vec::new() };
         world.add_user("root", &[]);
@@ -758,4 +764,29 @@ fn the_name_of_a_certificate_is_a_user_unless_the_gateway_brings_it() {
     assert_eq!(world.peer.answer(stream), (Some("3"), "etcdserver: user name is empty"));
     world.bed.server.auth_options_mut().client_cert_auth = false;
     assert!(!world.permitted("", "KV/Range", &range("a", "")));
+}
+
+/// It may be set, and goes on while a machine sleeps, when the time of a process stands still.
+#[test]
+fn web_tokens_end_by_the_clock_of_the_machine() {
+    const UNIX_MS: u64 = 1_700_000_000_000;
+    let mut bed = Bed::ready();
+    let jwt = Jwt::new("HS256", None, Some(b"a secret"), 300).unwrap();
+    bed.server.auth_options_mut().tokens = TokenKind::Jwt(Arc::new(jwt));
+    bed.server.set_wall_clock(UNIX_MS, bed.now_ms);
+    let mut world = World::of(bed);
+    let good = || ("0".to_owned(), String::new());
+    let invalid = || ("16".to_owned(), "etcdserver: invalid auth token".to_owned());
+    for (unix_ms, is_good) in
+        [(UNIX_MS, true), (UNIX_MS + 400_000, false), (UNIX_MS + 200_000, true)]
+    {
+        world.bed.server.set_wall_clock(unix_ms, world.bed.now_ms);
+        let told = world.told("root", "KV/Range", &range("a", ""));
+        assert_eq!(told, if is_good { good() } else { invalid() }, "{unix_ms}");
+    }
+    // New ones begin by it as well.
+    world.bed.server.set_wall_clock(UNIX_MS + 400_000, world.bed.now_ms);
+    world.log_in_all();
+    world.bed.server.set_wall_clock(UNIX_MS + 600_000, world.bed.now_ms);
+    assert_eq!(world.told("root", "KV/Range", &range("a", "")), good());
 }
