@@ -180,7 +180,7 @@ pub struct Connection {
     pub kind: ListenerKind,
     pub spoke_tls: bool,
     waiting: usize,
-    /// Octets that the decoders of all calls keep of messages that are not complete.
+    /// Octets that the decoders of all calls, and the gateway for them, keep of messages that are not complete.
     gathered: usize,
     is_dirty: bool,
     closing: bool,
@@ -270,7 +270,43 @@ impl Connection {
             return true;
         };
         decoder.push(data);
+        // Counted before anybody looks for messages in it: that may have to wait.
+        let counted = decoder.count_buffered();
+        self.gathered = (self.gathered + counted.now) - counted.before;
         self.gathered <= limits::CONNECTION_GATHERED_MAX_BYTES
+    }
+
+    /// Counts what a call of the gateway keeps of its request. False when the connection has sent too much that is
+    /// not complete.
+    pub fn count_gateway(&mut self, stream: StreamId) -> bool {
+        let Some(call) = self.gateway.get_mut(&stream) else { return true };
+        let counted = call.count_kept();
+        self.gathered = (self.gathered + counted.now) - counted.before;
+        self.gathered <= limits::CONNECTION_GATHERED_MAX_BYTES
+    }
+
+    /// Forgets what the gateway has of a call.
+    pub fn forget_gateway(&mut self, stream: StreamId) -> Option<Box<GatewayCall>> {
+        let call = self.gateway.remove(&stream)?;
+        self.gathered -= call.counted();
+        Some(call)
+    }
+
+    /// Takes no more of a stream, so that its client has to stop.
+    pub fn hold(&mut self, stream: StreamId) {
+        match &mut self.protocol {
+            Protocol::Http2(h2) => h2.hold(stream),
+            Protocol::Http1(http1) => http1.hold(),
+            Protocol::Unknown(_) => {}
+        }
+    }
+
+    pub fn release(&mut self, stream: StreamId) {
+        match &mut self.protocol {
+            Protocol::Http2(h2) => h2.release(stream),
+            Protocol::Http1(http1) => http1.release(),
+            Protocol::Unknown(_) => {}
+        }
     }
 
     /// The next whole message that a client has sent on a stream.
@@ -333,17 +369,20 @@ impl Connection {
         if self.is_gateway(stream) {
             return self.gateway_message(stream, &message);
         }
-        self.send_bytes(stream, message.finish());
+        if let Some(h2) = self.h2() {
+            h2.send_data(stream, message.finish(), false);
+        }
     }
 
-    /// Sends a part of a message.
-    pub fn send_bytes(&mut self, stream: StreamId, bytes: Vec<u8>) {
+    /// Sends a part of a message. An error ends the call: there is no room for it.
+    pub fn send_bytes(&mut self, stream: StreamId, bytes: Vec<u8>) -> Result<(), RpcError> {
         if self.is_gateway(stream) {
             return self.gateway_part(stream, &bytes);
         }
         if let Some(h2) = self.h2() {
             h2.send_data(stream, bytes, false);
         }
+        Ok(())
     }
 
     /// Ends a streaming call that has begun its answer.

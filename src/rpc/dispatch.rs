@@ -47,7 +47,7 @@ impl Server {
                 }
                 Event::Trailers { stream } => self.end_of_stream(id, stream, now_ms),
                 Event::Reset { stream, .. } => {
-                    connection.gateway.remove(&stream);
+                    connection.forget_gateway(stream);
                     if let Some(call) = connection.forget(stream) {
                         if let Some(method) = call.method() {
                             self.core.metrics.handled(method, Code::Canceled);
@@ -76,7 +76,7 @@ impl Server {
                 http1::Event::Data(stream, data) => self.gateway_data(id, stream, &data, now_ms),
                 http1::Event::End(stream) => self.end_of_stream(id, stream, now_ms),
                 http1::Event::Gone(stream) => {
-                    connection.gateway.remove(&stream);
+                    connection.forget_gateway(stream);
                     if let Some(call) = connection.forget(stream) {
                         self.core.abandon(StreamKey::new(id, stream), call);
                     }

@@ -4,6 +4,9 @@
 //! that is said about calls elsewhere holds for these. Only where bytes for the client are made
 //! ([`Connection::finish_unary`] and its like) it is asked whether a stream is the gateway's.
 
+use std::cell::Cell;
+use std::rc::Rc;
+
 use bytes::Bytes;
 
 use super::Server;
@@ -14,7 +17,7 @@ use super::http::{Fields, Request, Response, header_block};
 use super::method::{self, Method};
 use super::{ListenerKind, dispatch, limits};
 use crate::gateway::{self, Requests, Route};
-use crate::grpc::{self, Code};
+use crate::grpc::{self, Code, Counted};
 use crate::h2::{ErrorCode, StreamId};
 use crate::proto::schema;
 
@@ -35,15 +38,49 @@ pub struct GatewayCall {
     is_websocket: bool,
     /// The head of the answer has been sent.
     started: bool,
-    /// Parts of an answer that is not made in one piece.
-    parts: Vec<u8>,
-    /// More came of it than is kept.
-    overflow: bool,
+    parts: Parts,
+    /// What `count_kept` found last.
+    counted: usize,
+}
+
+/// Octets of all answers that are being gathered.
+#[derive(Clone, Default)]
+pub struct GatewayAnswers(Rc<Cell<usize>>);
+
+/// Parts of an answer that is not made in one piece. What they take of the common bound is given back when they go.
+struct Parts {
+    bytes: Vec<u8>,
+    all: GatewayAnswers,
+}
+
+impl Parts {
+    fn push(&mut self, bytes: &[u8]) -> Result<(), RpcError> {
+        if self.bytes.len() + bytes.len() > limits::GATEWAY_ANSWER_MAX_BYTES {
+            return Err(TOO_LARGE);
+        }
+        let all = self.all.0.get() + bytes.len();
+        if all > limits::GATEWAY_ANSWERS_MAX_BYTES {
+            return Err(FULL);
+        }
+        self.all.0.set(all);
+        self.bytes.extend_from_slice(bytes);
+        Ok(())
+    }
+}
+
+impl Drop for Parts {
+    fn drop(&mut self) {
+        self.all.0.set(self.all.0.get() - self.bytes.len());
+    }
 }
 
 const METHOD_NOT_ALLOWED: RpcError = RpcError::new(Code::Unimplemented, "Method Not Allowed");
 const NOT_FOUND: RpcError = RpcError::new(Code::NotFound, "Not Found");
 const MALFORMED: RpcError = RpcError::new(Code::Internal, "failed to marshal a message");
+const TOO_LARGE: RpcError =
+    RpcError::new(Code::ResourceExhausted, "the answer is too large for the gateway: use a limit");
+/// For what etcd does not bound: with a code that says to HTTP, too, that there are too many.
+const FULL: RpcError = RpcError::new(Code::ResourceExhausted, "etcdserver: too many requests");
 const JSON: (&str, &str) = ("Content-Type", "application/json");
 
 fn metadata_name(name: &str) -> &'static str {
@@ -109,8 +146,8 @@ impl Server {
             is_deaf: false,
             is_websocket,
             started: false,
-            parts: Vec::new(),
-            overflow: false,
+            parts: Parts { bytes: Vec::new(), all: self.core.gateway_answers.clone() },
+            counted: 0,
         };
         connection.gateway.insert(stream, Box::new(call));
         if takes_stream {
@@ -143,7 +180,13 @@ impl Server {
         }
         call.requests.push(data);
         if call.method.client_streams {
-            return self.gateway_messages(id, stream);
+            self.gateway_messages(id, stream);
+            if let Some(connection) = self.connections.get(id)
+                && !connection.count_gateway(stream)
+            {
+                self.fail(id, stream, FULL);
+            }
+            return;
         }
         if call.message.is_none() {
             match call.requests.next_message() {
@@ -158,8 +201,17 @@ impl Server {
             );
             call.refuse(RpcError::with(Code::ResourceExhausted, text));
         }
+        if !connection.count_gateway(stream)
+            && let Some(call) = connection.gateway.get_mut(&stream)
+        {
+            call.refuse(FULL);
+            connection.count_gateway(stream);
+        }
         // A WebSocket has no end of the request before the end of all.
-        if call.is_websocket && (call.message.is_some() || call.refused.is_some()) {
+        let ends = |call: &GatewayCall| {
+            call.is_websocket && (call.message.is_some() || call.refused.is_some())
+        };
+        if connection.gateway.get(&stream).is_some_and(|call| ends(call)) {
             self.end_gateway(id, stream, now_ms);
         }
     }
@@ -198,6 +250,7 @@ impl Server {
             Some(message) => Ok(Some(message)),
             None => call.requests.next_message(),
         };
+        connection.count_gateway(stream);
         match message {
             Ok(message) => {
                 let framed = framed(&message.unwrap_or_default());
@@ -227,7 +280,18 @@ impl GatewayCall {
     /// There will be no call.
     fn refuse(&mut self, error: RpcError) {
         self.requests = Requests::new(self.method);
+        self.message = None;
         self.refused = Some(error);
+    }
+
+    /// Counts the octets that are kept of the request, for whoever keeps the sum over many calls.
+    pub fn count_kept(&mut self) -> Counted {
+        let now = self.requests.buffered_bytes() + self.message.as_ref().map_or(0, Vec::len);
+        Counted { before: std::mem::replace(&mut self.counted, now), now }
+    }
+
+    pub fn counted(&self) -> usize {
+        self.counted
     }
 }
 
@@ -285,7 +349,7 @@ impl Connection {
     }
 
     fn gateway_answer(&mut self, stream: StreamId, result: Result<String, RpcError>) {
-        let Some(call) = self.gateway.remove(&stream) else { return };
+        let Some(call) = self.forget_gateway(stream) else { return };
         let metadata = self.gateway_metadata(&call.cors);
         let mut fields: Fields = vec![(JSON.0, JSON.1.into())];
         fields.extend(call.cors);
@@ -357,29 +421,16 @@ impl Connection {
     }
 
     /// A part of the message of a unary call.
-    pub fn gateway_part(&mut self, stream: StreamId, bytes: &[u8]) {
-        let Some(call) = self.gateway.get_mut(&stream) else { return };
-        if call.parts.len() + bytes.len() > limits::GATEWAY_ANSWER_MAX_BYTES {
-            call.parts = Vec::new();
-            call.overflow = true;
-        } else if !call.overflow {
-            call.parts.extend_from_slice(bytes);
-        }
+    pub fn gateway_part(&mut self, stream: StreamId, bytes: &[u8]) -> Result<(), RpcError> {
+        self.gateway.get_mut(&stream).map_or(Ok(()), |call| call.parts.push(bytes))
     }
 
     pub fn gateway_finish_stream(&mut self, stream: StreamId, result: Result<(), RpcError>) {
-        let Some(call) = self.gateway.get_mut(&stream) else { return };
+        let Some(call) = self.gateway.get(&stream) else { return };
         if !call.method.server_streams {
-            let parts = std::mem::take(&mut call.parts);
-            let result = match result {
-                Ok(()) if call.overflow => {
-                    let text = "the answer is too large for the gateway: use a limit";
-                    Err(RpcError::new(Code::ResourceExhausted, text))
-                }
-                Ok(()) => gateway::answer(call.method, parts.get(5..).unwrap_or_default())
-                    .map_err(|_| MALFORMED),
-                Err(error) => Err(error),
-            };
+            let message = call.parts.bytes.get(grpc::PREFIX_LEN..).unwrap_or_default();
+            let answer = || gateway::answer(call.method, message).map_err(|_| MALFORMED);
+            let result = result.and_then(|()| answer());
             return self.gateway_answer(stream, result);
         }
         if let Err(error) = &result {
@@ -389,7 +440,7 @@ impl Connection {
             self.answer_piece(stream, line.into_bytes());
         }
         self.gateway_begin(stream, 200, false);
-        self.gateway.remove(&stream);
+        self.forget_gateway(stream);
         self.end_answer(stream);
     }
 
@@ -439,7 +490,7 @@ impl Connection {
 
     /// Breaks off an answer.
     pub fn reset(&mut self, stream: StreamId, code: ErrorCode) {
-        self.gateway.remove(&stream);
+        self.forget_gateway(stream);
         match &mut self.protocol {
             Protocol::Http1(http1) => http1.abort(),
             Protocol::Http2(h2) => h2.reset(stream, code),

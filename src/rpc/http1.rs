@@ -49,6 +49,10 @@ pub struct Connection {
     close: bool,
     /// The client knows no chunks.
     is_http10: bool,
+    /// The rest of the request has to wait.
+    held: bool,
+    /// It has waited, and was not looked at since.
+    released: bool,
     /// The connection has become one of WebSocket frames, for this one request.
     websocket: Option<Frames>,
     closed: bool,
@@ -64,6 +68,8 @@ impl Default for Connection {
             busy: false,
             close: false,
             is_http10: false,
+            held: false,
+            released: false,
             websocket: None,
             closed: false,
         }
@@ -88,9 +94,19 @@ impl Connection {
             && self.input.len() < limits::HTTP1_HEAD_MAX_BYTES * 2
     }
 
-    /// There are requests that were not looked at while another one was answered.
+    /// There is what was not looked at while another request was answered, or while this one was held.
     pub fn has_more(&self) -> bool {
-        !self.busy && !self.closed && !self.input.is_empty()
+        let has_some = !self.input.is_empty() || self.reading == Reading::End;
+        has_some && !self.closed && !self.held && (!self.busy || self.released)
+    }
+
+    /// Takes no more of the request that is being read. What waits is bounded, and then nothing is read.
+    pub fn hold(&mut self) {
+        self.held = true;
+    }
+
+    pub fn release(&mut self) {
+        self.released |= std::mem::take(&mut self.held);
     }
 
     pub fn take_output(&mut self, max: usize, out: &mut Vec<u8>) {
@@ -105,8 +121,9 @@ impl Connection {
 
     /// The next part of what has arrived. Malformed requests are answered here, and end the connection.
     pub fn poll_event(&mut self) -> Option<Event> {
+        self.released = false;
         loop {
-            if self.closed {
+            if self.closed || self.held {
                 return None;
             }
             if self.reading == Reading::Head
@@ -386,6 +403,7 @@ impl Connection {
 
     fn finish(&mut self) {
         self.busy = false;
+        self.held = false;
         self.closed |= self.close;
     }
 }

@@ -47,7 +47,7 @@ impl KeepAliveCall {
 
 impl Core {
     /// Takes what a client has sent. A stream with too many messages that wait for their answers is held: its
-    /// windows are not given back, until there are fewer.
+    /// windows are not given back, or its connection is not read, until there are fewer.
     pub(super) fn keep_alive(
         &mut self,
         connections: &mut Connections,
@@ -58,9 +58,7 @@ impl Core {
             let Some((connection, stream)) = connections.touch_stream(key) else { return Ok(()) };
             let Some(Call::KeepAlive(call)) = connection.calls.get(&stream) else { return Ok(()) };
             if call.queue.len() >= limits::KEEP_ALIVE_QUEUE_MAX {
-                if let Some(h2) = connection.h2() {
-                    h2.hold(stream);
-                }
+                connection.hold(stream);
                 return Ok(());
             }
             let next = connection.next_message(stream)?;
@@ -68,9 +66,7 @@ impl Core {
                 self.metrics.received(Method::LeaseKeepAlive);
             }
             let Some(message) = next else {
-                if let Some(h2) = connection.h2() {
-                    h2.release(stream);
-                }
+                connection.release(stream);
                 return Ok(());
             };
             let request: LeaseKeepAliveRequest = decode(message)?;

@@ -136,7 +136,12 @@ impl Core {
                 if starts {
                     connection.start_stream(stream);
                 }
-                connection.send_bytes(stream, out);
+                if let Err(error) = connection.send_bytes(stream, out) {
+                    connection.forget(stream);
+                    self.metrics.handled(caller.method, error.code);
+                    connection.finish_stream(stream, Err(error));
+                    return Fed::IsOver;
+                }
                 match step {
                     Step::Waits => Fed::Waits,
                     Step::More => Fed::More,

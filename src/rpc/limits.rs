@@ -33,8 +33,8 @@ pub const STREAM_OUTPUT_MIN_BYTES: usize = 16 << 10;
 /// From here on nothing more is made for the connection, and its new calls are refused.
 pub const CONNECTION_OUTPUT_MAX_BYTES: usize = 64 << 20;
 
-/// Parts of messages that one connection has sent and not completed. A call that goes beyond is
-/// refused. Chosen: 40 requests of the largest size that etcd takes.
+/// Parts of messages that one connection has sent and not completed, in protobuf or in JSON. A call that
+/// goes beyond is refused. Chosen: 40 requests of the largest size that etcd takes.
 pub const CONNECTION_GATHERED_MAX_BYTES: usize = 64 << 20;
 
 /// Messages of one keep-alive stream that wait behind an expired lease; beyond it the stream is held.
@@ -101,6 +101,10 @@ pub const JSON_BYTES_PER_BYTE: usize = 2;
 /// An answer of the gateway that is not made in one piece is gathered first: its JSON begins when all of it is
 /// there. Chosen: as much as may wait in a connection.
 pub const GATEWAY_ANSWER_MAX_BYTES: usize = CONNECTION_OUTPUT_MAX_BYTES;
+
+/// All such answers that are being gathered in the whole server; beyond it a call is told `too many requests`.
+/// Chosen: two of the largest.
+pub const GATEWAY_ANSWERS_MAX_BYTES: usize = 2 * GATEWAY_ANSWER_MAX_BYTES;
 
 /// Locks and elections under way in the whole server. Chosen: each keeps a watcher and some hundred bytes.
 pub const RECIPES_MAX: usize = 1_000_000;

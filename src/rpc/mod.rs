@@ -68,6 +68,7 @@ use connection::{Call, Caller, Connections, Protocol, StreamKey};
 use debug::Traces;
 use encode::{Header, Message};
 use error::RpcError;
+use gateway::GatewayAnswers;
 use maintenance::Downgrade;
 use maintenance::HashTask;
 use metrics::Count;
@@ -185,6 +186,7 @@ struct Core {
     lease_queries: FxHashMap<u64, (Caller, LeaseTimeToLiveRequest)>,
     /// Locks and elections under way.
     recipes: usize,
+    gateway_answers: GatewayAnswers,
     /// When watch streams look at the progress of their watchers.
     progress: BTreeMap<(u64, StreamKey), ()>,
     output: Output,
@@ -237,6 +239,7 @@ impl Server {
                 keep_alives: FxHashMap::default(),
                 lease_queries: FxHashMap::default(),
                 recipes: 0,
+                gateway_answers: GatewayAnswers::default(),
                 progress: BTreeMap::new(),
                 output: Output::default(),
                 messages: Vec::new(),

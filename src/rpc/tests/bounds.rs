@@ -2,13 +2,14 @@
 //! connections are served.
 
 use super::fixture::{Bed, Peer, REQUEST_TIMEOUT_MS, frame};
-use crate::h2::ErrorCode;
+use crate::h2::{ErrorCode, encode_block};
 use crate::proto::etcdserverpb::{
     LeaseGrantRequest, LeaseKeepAliveRequest, LeaseKeepAliveResponse, PutRequest, PutResponse,
     RangeRequest, RangeResponse, SnapshotRequest, WatchCreateRequest, WatchRequest,
     watch_request::RequestUnion,
 };
-use crate::rpc::limits;
+use crate::rpc::{ConnId, ListenerKind, limits};
+use bytes::Bytes;
 use prost::Message;
 
 const PUT: &str = "/etcdserverpb.KV/Put";
@@ -377,4 +378,181 @@ fn a_snapshot_goes_on_as_it_is_taken_and_is_given_up_when_it_is_not() {
     bed.settle();
     assert_eq!(bed.server.node().applier.store.reader_count(), 0, "nothing is pinned any more");
     assert_serves(&mut bed);
+}
+
+/// The head of a call of the gateway, by HTTP/2.
+fn json_head(bed: &mut Bed, peer: &mut Peer, stream: u32, path: &str) {
+    let fields: [(&[u8], &[u8]); 4] = [
+        (b":method", b"POST"),
+        (b":scheme", b"http"),
+        (b":path", path.as_bytes()),
+        (b":authority", b"test"),
+    ];
+    peer.send(bed, &frame(1, 4, stream, &encode_block(&fields)));
+}
+
+/// A connection that speaks HTTP/1.1, with a request.
+fn http1(bed: &mut Bed, request: &str) -> ConnId {
+    let id = bed.server.connect(ListenerKind::Client, bed.now_ms).unwrap();
+    bed.server.receive(id, Bytes::copy_from_slice(request.as_bytes()), bed.now_ms);
+    id
+}
+
+fn post(path: &str, body: &str) -> String {
+    let length = body.len();
+    format!("POST {path} HTTP/1.1\r\nHost: x\r\nContent-Length: {length}\r\n\r\n{body}")
+}
+
+fn taken(bed: &mut Bed, id: ConnId) -> String {
+    let mut out = Vec::new();
+    bed.server.take_output(id, usize::MAX, &mut out);
+    String::from_utf8_lossy(&out).into_owned()
+}
+
+const FULL: &str = r#"{"code":8,"message":"etcdserver: too many requests"}"#;
+
+#[test]
+fn parts_of_json_beyond_the_bound_end_their_call() {
+    let mut bed = Bed::ready();
+    let mut peer = bed.connect();
+    let fits = limits::CONNECTION_GATHERED_MAX_BYTES / 800_000;
+    let part = [b'A'; 16_000];
+    let send = |bed: &mut Bed, peer: &mut Peer, stream: u32, path: &str, begin: &str| {
+        json_head(bed, peer, stream, path);
+        peer.send(bed, &frame(0, 0, stream, begin.as_bytes()));
+        for _ in 0..50 {
+            peer.send(bed, &frame(0, 0, stream, &part));
+        }
+    };
+    let streams: Vec<u32> = (0..fits as u32 + 10).map(|n| 2 * n + 1).collect();
+    for stream in &streams {
+        send(&mut bed, &mut peer, *stream, "/v3/kv/put", "{\"key\":\"");
+    }
+    let text = |peer: &Peer, stream: u32| {
+        let data = peer.answers.get(&stream).map_or(&[][..], |answer| &answer.data);
+        String::from_utf8_lossy(data).into_owned()
+    };
+    // A stream is told at once.
+    let watch = streams.len() as u32 * 2 + 1;
+    send(&mut bed, &mut peer, watch, "/v3/watch", "{\"create_request\":{\"key\":\"");
+    peer.take(&mut bed);
+    assert_eq!(text(&peer, watch), format!("{{\"error\":{FULL}}}\n"));
+    assert_serves(&mut bed);
+    for stream in &streams {
+        peer.send(&mut bed, &frame(0, 1, *stream, &[]));
+    }
+    bed.settle();
+    peer.take(&mut bed);
+    let refused = streams.iter().filter(|stream| text(&peer, **stream) == FULL).count();
+    assert_eq!(refused, 10);
+    // What those calls held is given back with them, and what a call that goes on has no more.
+    let last = watch + 2;
+    for n in 0..fits as u32 + 10 {
+        json_head(&mut bed, &mut peer, last + 2 * n, "/v3/kv/range");
+        let body = format!("{{\"key\":\"{}\"}}", "A".repeat(800_000));
+        for piece in body.as_bytes().chunks(16_000) {
+            peer.send(&mut bed, &frame(0, 0, last + 2 * n, piece));
+        }
+        peer.send(&mut bed, &frame(0, 1, last + 2 * n, &[]));
+    }
+    bed.settle();
+    peer.take(&mut bed);
+    for n in 0..fits as u32 + 10 {
+        let answer = text(&peer, last + 2 * n);
+        assert!(answer.starts_with("{\"header\":"), "{n}: {answer}");
+    }
+}
+
+#[test]
+fn keep_alives_over_http_1_beyond_the_bound_wait_and_none_is_lost() {
+    let mut bed = Bed::ready();
+    let mut peer = bed.connect();
+    let grant = LeaseGrantRequest { id: 9, ttl: 2 };
+    peer.call(&mut bed, "/etcdserverpb.Lease/LeaseGrant", &grant);
+    bed.settle();
+    bed.now_ms += 3_000;
+    // The lease is over, and its revocation is not durable yet.
+    bed.turn();
+    let count = 8 * limits::KEEP_ALIVE_QUEUE_MAX;
+    let request = post("/v3/lease/keepalive", &"{\"ID\":\"9\"}\n".repeat(count));
+    let mut pieces = request.as_bytes().chunks(1_000);
+    let id = http1(&mut bed, std::str::from_utf8(pieces.next().unwrap()).unwrap());
+    while bed.server.wants_read(id)
+        && let Some(piece) = pieces.next()
+    {
+        bed.server.receive(id, Bytes::copy_from_slice(piece), bed.now_ms);
+    }
+    assert!(pieces.len() > 0, "a connection whose stream is held is not read");
+    assert_serves(&mut bed);
+    let mut answers = String::new();
+    for _ in 0..400 {
+        bed.settle();
+        answers += &taken(&mut bed, id);
+        while bed.server.wants_read(id)
+            && let Some(piece) = pieces.next()
+        {
+            bed.server.receive(id, Bytes::copy_from_slice(piece), bed.now_ms);
+        }
+    }
+    assert_eq!(answers.matches("\"ID\":\"9\"").count(), count);
+    assert!(answers.ends_with("0\r\n\r\n"), "the stream ends when all are answered");
+}
+
+#[test]
+fn answers_that_the_gateway_gathers_are_bounded_in_all() {
+    let mut bed = Bed::ready();
+    let mut peer = bed.connect();
+    for key in ["a", "b", "c"] {
+        peer.call(&mut bed, PUT, &put(key, 1_000_000));
+        bed.settle();
+    }
+    let range = post("/v3/kv/range", r#"{"key":"AA==","range_end":"AA=="}"#);
+    // Each gets one value after the other, so when all have two there is too much.
+    let count = limits::GATEWAY_ANSWERS_MAX_BYTES / 2_000_000 + 8;
+    let ids: Vec<ConnId> = (0..count).map(|_| http1(&mut bed, &range)).collect();
+    let mut refused = Vec::new();
+    for _ in 0..1_000 {
+        bed.settle();
+        for id in &ids {
+            let answer = taken(&mut bed, *id);
+            if answer.starts_with("HTTP/1.1 429 ") {
+                assert!(answer.ends_with(FULL), "{answer}");
+                refused.push(*id);
+            }
+        }
+        if !refused.is_empty() {
+            break;
+        }
+    }
+    assert!(!refused.is_empty() && refused.len() < count / 2, "{} of {count}", refused.len());
+    // What those gathered who go away is given back.
+    for id in ids {
+        bed.server.disconnect(id);
+    }
+    for _ in 0..2 {
+        let ids: Vec<ConnId> = (0..8).map(|_| http1(&mut bed, &range)).collect();
+        for _ in 0..40 {
+            bed.settle();
+        }
+        for id in ids {
+            let answer = taken(&mut bed, id);
+            assert!(answer.starts_with("HTTP/1.1 200 "), "{}", &answer[..answer.len().min(300)]);
+        }
+    }
+    // One alone may be too large.
+    for n in 0..limits::GATEWAY_ANSWER_MAX_BYTES / 1_000_000 {
+        peer.call(&mut bed, PUT, &put(&format!("key-{n}"), 1_000_000));
+        bed.settle();
+    }
+    let id = http1(&mut bed, &range);
+    for _ in 0..40 {
+        bed.settle();
+    }
+    let answer = taken(&mut bed, id);
+    assert!(answer.starts_with("HTTP/1.1 429 "), "{}", &answer[..answer.len().min(300)]);
+    assert!(answer.ends_with("too large for the gateway: use a limit\"}"), "{answer}");
+    // The store notices at its next commit.
+    peer.call(&mut bed, PUT, &put("a", 1));
+    bed.settle();
+    assert_eq!(bed.server.node().applier.store.reader_count(), 0, "nothing is pinned any more");
 }
