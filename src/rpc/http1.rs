@@ -170,12 +170,10 @@ impl Connection {
                 }
                 Reading::ChunkSize => {
                     let line = self.next_line()?;
-                    let digits = line.split(|c| *c == b';').next().unwrap_or_default();
-                    let digits = std::str::from_utf8(digits.trim_ascii()).unwrap_or_default();
-                    self.reading = match u64::from_str_radix(digits, 16) {
-                        Ok(0) => Reading::Trailers,
-                        Ok(len) if !digits.starts_with('+') => Reading::Chunk(len),
-                        _ => return self.refuse(400, "400 Bad Request"),
+                    self.reading = match chunk_size(&line) {
+                        Some(0) => Reading::Trailers,
+                        Some(len) => Reading::Chunk(len),
+                        None => return self.refuse(400, "400 Bad Request"),
                     };
                 }
                 Reading::ChunkEnd => {
@@ -198,7 +196,8 @@ impl Connection {
         }
     }
 
-    /// A line of the frame of a body, without its end.
+    /// A line of the frame of a body, without its end. It ends in CR LF and has neither before: who read a line
+    /// where another server does not could be made to take a part of a body for a request.
     fn next_line(&mut self) -> Option<Bytes> {
         let Some(len) = self.input.iter().position(|c| *c == b'\n') else {
             if self.input.len() > limits::HTTP1_CHUNK_LINE_MAX_BYTES {
@@ -207,7 +206,13 @@ impl Connection {
             return None;
         };
         let line = self.input.split_to(len + 1).freeze();
-        Some(line.slice(..line.strip_suffix(b"\r\n").map_or(len, <[u8]>::len)))
+        match line.strip_suffix(b"\r\n") {
+            Some(text) if !text.contains(&b'\r') => Some(line.slice(..text.len())),
+            _ => {
+                self.refuse(400, "400 Bad Request");
+                None
+            }
+        }
     }
 
     fn next_head(&mut self) -> Option<Event> {
@@ -229,7 +234,7 @@ impl Connection {
         let all = |name: &'static str| {
             let named =
                 parsed.headers.iter().filter(|header| header.name.eq_ignore_ascii_case(name));
-            named.map(|header| String::from_utf8_lossy(header.value).trim().to_owned())
+            named.map(|header| String::from_utf8_lossy(trim(header.value)).into_owned())
         };
         let first = |name: &'static str| all(name).next();
         let connection = first("connection").unwrap_or_default().to_ascii_lowercase();
@@ -239,23 +244,29 @@ impl Connection {
         } else {
             !connection.contains("close")
         };
-        // Two lengths, or a length beside chunks, are how requests are smuggled.
+        // One encoding, and only this one, as in Go.
+        let encodings: Vec<String> = all("transfer-encoding").collect();
+        let is_chunked = match &encodings[..] {
+            [] => false,
+            [one] if one.eq_ignore_ascii_case("chunked") => true,
+            _ => return self.refuse(501, "Unsupported transfer encoding"),
+        };
+        // Two lengths, a length beside chunks, or chunks before HTTP/1.1, are how requests are smuggled. Go takes the
+        // second by its chunks, and of the third it takes the body for the next request.
         let mut lengths = all("content-length");
         let length = lengths.next();
-        let reading = match (first("transfer-encoding"), &length) {
-            (Some(encoding), None) if encoding.eq_ignore_ascii_case("chunked") => {
-                Some(Reading::ChunkSize)
-            }
-            (Some(_), _) => None,
-            (None, None) => Some(Reading::End),
-            (None, Some(length)) if lengths.all(|other| other == *length) => {
+        let reading = match (is_chunked, &length) {
+            (true, None) if !is_http10 => Some(Reading::ChunkSize),
+            (true, _) => None,
+            (false, None) => Some(Reading::End),
+            (false, Some(length)) if lengths.all(|other| other == *length) => {
                 let digits = length.bytes().all(|c| c.is_ascii_digit());
                 length.parse().ok().filter(|_| digits).map(|length| match length {
                     0 => Reading::End,
                     length => Reading::Body(length),
                 })
             }
-            (None, Some(_)) => None,
+            (false, Some(_)) => None,
         };
         let expectation = first("expect").filter(|_| !is_http10);
         let fields = parsed
@@ -408,6 +419,31 @@ impl Connection {
     }
 }
 
+/// Without optional white space, which is spaces and tabs alone (RFC 9110, 5.6.3).
+fn trim(mut text: &[u8]) -> &[u8] {
+    while let [b' ' | b'\t', rest @ ..] = text {
+        text = rest;
+    }
+    trim_end(text)
+}
+
+fn trim_end(mut text: &[u8]) -> &[u8] {
+    while let [rest @ .., b' ' | b'\t'] = text {
+        text = rest;
+    }
+    text
+}
+
+/// The length in the line that begins a chunk, to the letter as Go has it: digits, and at most so many as a number
+/// has; then an extension, or white space.
+fn chunk_size(line: &[u8]) -> Option<u64> {
+    let digits = trim_end(line).split(|c| *c == b';').next()?;
+    if !(1..=16).contains(&digits.len()) || !digits.iter().all(u8::is_ascii_hexdigit) {
+        return None;
+    }
+    u64::from_str_radix(std::str::from_utf8(digits).ok()?, 16).ok()
+}
+
 fn reason(status: u16) -> &'static str {
     match status {
         200 => "OK",
@@ -476,7 +512,7 @@ mod tests {
 
     #[test]
     fn bodies_come_by_length_or_in_chunks_whole_or_byte_by_byte() {
-        let requests: [(&[u8], &[u8]); 4] = [
+        let requests: [(&[u8], &[u8]); 5] = [
             (b"POST / HTTP/1.1\r\nContent-Length: 5\r\n\r\nhello", b"hello"),
             (b"POST / HTTP/1.1\r\nContent-Length: 0\r\n\r\n", b""),
             (
@@ -485,6 +521,11 @@ mod tests {
                 b"hello",
             ),
             (b"POST / HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n", b""),
+            (
+                b"POST / HTTP/1.1\r\nTransfer-Encoding: \tChunked \r\n\r\n\
+                  0000000000000001 \t\r\nA\r\n00;x\r\n\r\n",
+                b"A",
+            ),
         ];
         let mut whole = Connection::default();
         for (request, expected) in requests {
@@ -514,17 +555,56 @@ mod tests {
             (b"POST / HTTP/1.1\r\nContent-Length: 1\r\nContent-Length: 2\r\n\r\n", "400"),
             (b"POST / HTTP/1.1\r\nContent-Length: +1\r\n\r\n", "400"),
             (b"POST / HTTP/1.1\r\nContent-Length: 1\r\nTransfer-Encoding: chunked\r\n\r\n", "400"),
-            (b"POST / HTTP/1.1\r\nTransfer-Encoding: gzip\r\n\r\n", "400"),
-            (b"POST / HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n-1\r\n", "400"),
-            (b"POST / HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n1\r\nab\r\n", "400"),
+            (b"POST / HTTP/1.1\r\nContent-Length: \xc2\xa01\r\n\r\n", "400"),
+            (b"POST / HTTP/1.1\r\nTransfer-Encoding: gzip\r\n\r\n", "501"),
+            (b"POST / HTTP/1.1\r\nTransfer-Encoding: gzip, chunked\r\n\r\n", "501"),
+            (b"POST / HTTP/1.1\r\nTransfer-Encoding:\r\n\r\n", "501"),
+            (
+                b"POST / HTTP/1.1\r\nTransfer-Encoding: chunked\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
+                "501",
+            ),
+            (
+                b"POST / HTTP/1.1\r\nTransfer-Encoding: chunked\r\nTransfer-Encoding: identity\r\n\r\n0\r\n\r\n",
+                "501",
+            ),
+            (b"POST / HTTP/1.1\r\nTransfer-Encoding: \xc2\xa0chunked\r\n\r\n0\r\n\r\n", "501"),
+            (b"POST / HTTP/1.0\r\nTransfer-Encoding: chunked\r\n\r\n1\r\na\r\n0\r\n\r\n", "400"),
+            (
+                b"POST / HTTP/1.0\r\nConnection: keep-alive\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
+                "400",
+            ),
             (b"POST / HTTP/1.1\r\nExpect: nothing\r\n\r\n", "417"),
         ];
+        let chunks: &[&[u8]] = &[
+            b"-1\r\n",
+            b"+1\r\na\r\n",
+            b"1\r\nab\r\n",
+            b"+0\r\n\r\n",
+            b"-0\r\n\r\n",
+            b"\r\n\r\n",
+            b" 0\r\n\r\n",
+            b"0 ;x\r\n\r\n",
+            b"0\x0c\r\n\r\n",
+            b"0\xc2\xa0\r\n\r\n",
+            b"00000000000000000\r\n\r\n",
+            b"0;x\ry\r\n\r\n",
+            // The lines of the frame end in both.
+            b"1\na\r\n0\r\n\r\n",
+            b"1\r\na\n0\r\n\r\n",
+            b"0\n\r\n",
+            b"0\r\n\n",
+            b"0\r\nA: b\n\r\n",
+        ];
+        let chunked = b"POST / HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n";
+        let chunks = chunks.iter().map(|body| ([chunked, *body].concat(), "400"));
+        let cases = cases.iter().map(|(request, status)| (request.to_vec(), *status)).chain(chunks);
         for (request, status) in cases {
             let mut connection = Connection::default();
-            connection.receive(request);
+            connection.receive(&request);
             while connection.poll_event().is_some() {}
             let text = String::from_utf8_lossy(&connection.output).into_owned();
-            assert!(text.starts_with(&format!("HTTP/1.1 {status} ")), "{request:?}: {text}");
+            let request = request.escape_ascii();
+            assert!(text.starts_with(&format!("HTTP/1.1 {status} ")), "{request}: {text}");
             assert!(connection.is_closed());
         }
         let mut connection = Connection::default();
