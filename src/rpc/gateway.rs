@@ -125,7 +125,7 @@ impl Server {
             _ => (&schema::METHODS[0], Some(NOT_FOUND)),
         };
         let refused = refused.or_else(|| bad_timeout(request));
-        let takes_stream = method.client_streams && refused.is_none();
+        let is_refused = refused.is_some();
         let mut request = request.clone();
         let protocol = request.field("sec-websocket-protocol").cloned();
         if let Some(token) = protocol
@@ -150,7 +150,10 @@ impl Server {
             counted: 0,
         };
         connection.gateway.insert(stream, Box::new(call));
-        if takes_stream {
+        if is_refused && is_websocket {
+            // A WebSocket has no end of the request before the end of all.
+            self.end_gateway(id, stream, now_ms);
+        } else if method.client_streams && !is_refused {
             self.begin_gateway_call(id, stream, now_ms);
         }
         true

@@ -175,3 +175,21 @@ fn a_request_that_grows_without_end_is_refused() {
     assert!(answer.starts_with("HTTP/1.1 429 "), "{}", &answer[..answer.len().min(200)]);
     assert!(answer.contains("received message larger than max"), "{answer}");
 }
+
+#[test]
+fn a_page_whose_timeout_cannot_be_read_is_told_and_its_socket_closed() {
+    let mut bed = Bed::ready();
+    for path in ["/v3/watch", "/v3/maintenance/snapshot"] {
+        let head = format!(
+            "GET {path} HTTP/1.1\r\nHost: x\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\
+             Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nGrpc-Timeout: soon\r\n\r\n"
+        );
+        let (id, answer) = http1(&mut bed, &[&head]);
+        assert!(answer.starts_with("HTTP/1.1 101 "), "{answer}");
+        let told = r#"{"code":3,"message":"invalid grpc-timeout: soon"}"#;
+        assert!(answer.contains(told), "{path}: {answer}");
+        // A frame that closes, with the status of an ordinary end.
+        assert!(answer.ends_with("\u{fffd}\u{2}\u{3}\u{fffd}"), "{path}: {answer:?}");
+        assert!(bed.server.should_close(id), "{path}");
+    }
+}
