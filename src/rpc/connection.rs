@@ -49,17 +49,22 @@ pub struct Caller {
     pub since_ms: u64,
 }
 
-/// A stream of all connections, for the watch hub.
+/// Names a stream of all connections, and never one of a connection that has taken the place of another.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub struct StreamKey(pub u64);
+pub struct StreamKey {
+    connection: ConnId,
+    stream: StreamId,
+}
 
 impl StreamKey {
     pub fn new(connection: ConnId, stream: StreamId) -> StreamKey {
-        StreamKey(u64::from(connection.index) << 32 | u64::from(stream.0))
+        StreamKey { connection, stream }
     }
 
-    fn parts(self) -> (usize, StreamId) {
-        ((self.0 >> 32) as usize, StreamId(self.0 as u32))
+    /// A shorter name, for the watch hub. It forgets a stream that goes away at once, so it knows none whose
+    /// place another one has.
+    pub fn short(self) -> u64 {
+        u64::from(self.connection.index) << 32 | u64::from(self.stream.0)
     }
 }
 
@@ -568,14 +573,17 @@ impl Connections {
     }
 
     pub fn touch_stream(&mut self, key: StreamKey) -> Option<(&mut Connection, StreamId)> {
-        let (index, stream) = key.parts();
-        let id = self.slab.get(index)?.id;
-        self.touch(id).map(|connection| (connection, stream))
+        self.touch(key.connection).map(|connection| (connection, key.stream))
     }
 
     pub fn stream(&mut self, key: StreamKey) -> Option<(&mut Connection, StreamId)> {
-        let (index, stream) = key.parts();
-        self.slab.get_mut(index).map(|connection| (connection, stream))
+        self.get(key.connection).map(|connection| (connection, key.stream))
+    }
+
+    /// The stream that has a short name now.
+    pub fn named(&self, short: u64) -> Option<StreamKey> {
+        let connection = self.slab.get((short >> 32) as usize)?.id;
+        Some(StreamKey { connection, stream: StreamId(short as u32) })
     }
 
     pub fn drain_dirty(&mut self, into: &mut Vec<ConnId>) {

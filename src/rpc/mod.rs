@@ -137,7 +137,7 @@ struct Proposal {
 enum Read {
     Range(Caller, crate::proto::etcdserverpb::RangeRequest),
     Txn(Caller, crate::proto::etcdserverpb::TxnRequest),
-    RangeStream(StreamKey),
+    RangeStream(Caller),
     MemberList(Caller),
     LeaseTimeToLive(Caller, LeaseTimeToLiveRequest),
     Alarms(Caller, i32),
@@ -682,7 +682,9 @@ impl Core {
                 return self.downgrade_now(connections, caller, asked);
             }
             Read::Recipe(caller) => return self.recipe_reads(connections, caller),
-            Read::RangeStream(key) => return self.start_range_stream(connections, key),
+            Read::RangeStream(caller) => {
+                return self.start_range_stream(connections, caller);
+            }
             Read::Http(id, stream, request) => {
                 return self.answer_http(connections, id, stream, request, true);
             }
@@ -821,11 +823,12 @@ impl Core {
         match call {
             Call::Watch(call) => self.end_watches(key, call),
             Call::Recipe(recipe) => self.abandon_recipe(*recipe),
+            // They are few, and those that are counted here keep others out.
+            Call::Snapshot(_) => self.snapshots.retain(|other| *other != key),
             Call::Open(_)
             | Call::Waiting
             | Call::KeepAlive(_)
             | Call::RangeStream(_)
-            | Call::Snapshot(_)
             | Call::LargeRange(_)
             | Call::HealthWatch
             | Call::Reflection(_)
@@ -844,8 +847,9 @@ impl Read {
             | Read::Alarms(caller, _)
             | Read::Downgrade(caller, _)
             | Read::Recipe(caller)
+            | Read::RangeStream(caller)
             | Read::Login(caller, _) => Some(*caller),
-            Read::RangeStream(_) | Read::Http(..) => None,
+            Read::Http(..) => None,
         }
     }
 }

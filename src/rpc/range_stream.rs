@@ -20,7 +20,8 @@ const CHUNKS_PER_TURN: usize = 4;
 const CHUNK_COST_BYTES_MIN: usize = 4 << 10;
 
 pub struct RangeStreamCall {
-    request: RangeRequest,
+    /// None once it has begun.
+    request: Option<RangeRequest>,
     /// None until the linearization point was reached.
     stream: Option<RangeStream>,
     started: bool,
@@ -48,31 +49,36 @@ impl Core {
         let request: RangeRequest = decode(message)?;
         validate::range_stream(&request)?;
         let Some(connection) = connections.get(caller.connection) else { return Ok(()) };
-        let key = StreamKey::new(caller.connection, caller.stream);
         let serializable = request.serializable;
-        let call = RangeStreamCall { request, stream: None, started: false, auth_revision: 0 };
+        let call = RangeStreamCall {
+            request: Some(request),
+            stream: None,
+            started: false,
+            auth_revision: 0,
+        };
         connection.put(caller.stream, Call::RangeStream(Box::new(call)));
         if serializable {
-            self.start_range_stream(connections, key);
+            self.start_range_stream(connections, caller);
         } else {
-            self.reads_new.push(Read::RangeStream(key));
+            self.reads_new.push(Read::RangeStream(caller));
         }
         Ok(())
     }
 
-    pub(super) fn start_range_stream(&mut self, connections: &mut Connections, key: StreamKey) {
-        let Some((connection, stream)) = connections.stream(key) else { return };
-        self.ask_for(connection, stream);
-        let Some(Call::RangeStream(call)) = connection.calls.get_mut(&stream) else { return };
-        let request = std::mem::take(&mut call.request);
+    /// The linearization point was reached, or none is asked for.
+    pub(super) fn start_range_stream(&mut self, connections: &mut Connections, caller: Caller) {
+        let Some(connection) = connections.get(caller.connection) else { return };
+        let Some(Call::RangeStream(call)) = connection.calls.get_mut(&caller.stream) else {
+            return;
+        };
+        let Some(request) = call.request.take() else { return };
         if let Err(error) = self.permit_range(&request) {
-            let id = connection.id;
-            connection.forget(stream);
-            return connections.refuse(id, stream, error);
+            connection.forget(caller.stream);
+            return connections.refuse(caller.connection, caller.stream, error);
         }
         call.auth_revision = self.auth_revision();
         call.stream = Some(RangeStream::new(request, self.options.max_request_bytes));
-        self.streaming.push_back(key);
+        self.streaming.push_back(StreamKey::new(caller.connection, caller.stream));
     }
 
     /// Answers that are made in pieces get one after the other, in turns, until all have done what a turn

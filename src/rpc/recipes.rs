@@ -372,7 +372,7 @@ impl Core {
 
     fn recipe_watcher(&self, caller: Caller, range: KeyRange, start_revision: i64) -> NewWatcher {
         NewWatcher {
-            stream: StreamKey::new(caller.connection, caller.stream).0,
+            stream: StreamKey::new(caller.connection, caller.stream).short(),
             id: WATCHER,
             range,
             start_revision,

@@ -178,7 +178,7 @@ impl Core {
         };
         let slot = self.hub.create(
             NewWatcher {
-                stream: stream.0,
+                stream: stream.short(),
                 id,
                 range,
                 start_revision: create.start_revision,
@@ -244,7 +244,7 @@ impl Core {
             }
             let interval = self.options.progress_interval_ms;
             // Streams that began together do not stay together.
-            call.due_ms = now_ms + interval + key.0 % (interval / 10).max(1);
+            call.due_ms = now_ms + interval + key.short() % (interval / 10).max(1);
             self.progress.insert((call.due_ms, key), ());
             let mut quiet = Vec::new();
             for (id, watching) in &call.watchers {
@@ -286,9 +286,8 @@ struct StreamSink<'a> {
 impl StreamSink<'_> {
     /// Sends some events; `more` marks a fragment that others follow.
     fn send(&mut self, stream: u64, id: i64, revision: i64, events: &[&[u8]], more: bool) {
-        let Some((connection, stream)) = self.connections.touch_stream(StreamKey(stream)) else {
-            return;
-        };
+        let Some(key) = self.connections.named(stream) else { return };
+        let Some((connection, stream)) = self.connections.touch_stream(key) else { return };
         let header = Header { revision, ..self.header };
         let len: usize = events.iter().map(|event| event.len()).sum();
         let mut message = Message::with_capacity(header.field_len() + 16 + len);
@@ -309,14 +308,15 @@ impl StreamSink<'_> {
 
 impl Sink for StreamSink<'_> {
     fn ready(&mut self, stream: u64) -> bool {
-        self.connections
-            .stream(StreamKey(stream))
+        let key = self.connections.named(stream);
+        key.and_then(|key| self.connections.stream(key))
             .is_some_and(|(connection, stream)| connection.room(stream) > 0)
     }
 
     fn events(&mut self, stream: u64, id: i64, fragment: bool, revision: i64, events: &[&[u8]]) {
         if id == recipes::WATCHER {
-            return self.woken.push(Woken::new(StreamKey(stream), revision, events));
+            let Some(key) = self.connections.named(stream) else { return };
+            return self.woken.push(Woken::new(key, revision, events));
         }
         let header = Header { revision, ..self.header };
         let fixed =
@@ -342,12 +342,11 @@ impl Sink for StreamSink<'_> {
     }
 
     fn compacted(&mut self, stream: u64, id: i64, compact_revision: i64) {
+        let Some(key) = self.connections.named(stream) else { return };
         if id == recipes::WATCHER {
-            return self.woken.push(Woken::new(StreamKey(stream), compact_revision, &[]));
+            return self.woken.push(Woken::new(key, compact_revision, &[]));
         }
-        let Some((connection, stream)) = self.connections.touch_stream(StreamKey(stream)) else {
-            return;
-        };
+        let Some((connection, stream)) = self.connections.touch_stream(key) else { return };
         if let Some(Call::Watch(call)) = connection.calls.get_mut(&stream)
             && let Some(watching) = call.watchers.get_mut(&id)
         {

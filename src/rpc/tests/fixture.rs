@@ -190,6 +190,17 @@ impl Answer {
         assert_eq!(self.status.as_deref(), Some("0"), "{}", self.text);
         M::decode(&self.data[grpc::PREFIX_LEN..]).unwrap()
     }
+
+    /// All whole messages so far.
+    pub fn messages<M: Message + Default>(&self) -> Vec<M> {
+        let mut decoder = grpc::Decoder::new(usize::MAX);
+        decoder.push(Bytes::copy_from_slice(&self.data));
+        let mut messages = Vec::new();
+        while let Some(message) = decoder.next_message().unwrap() {
+            messages.push(M::decode(message).unwrap());
+        }
+        messages
+    }
 }
 
 /// A client. It hears only what it takes.

@@ -2,6 +2,7 @@
 //! durable when a test says so.
 
 mod bounds;
+mod connections;
 mod downgrade;
 mod fixture;
 mod fuzz;
