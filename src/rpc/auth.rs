@@ -180,11 +180,7 @@ impl Core {
         let request: AuthenticateRequest = attempt!(decode(message));
         let AuthenticateRequest { name, password } = request;
         let login = Login { name, password: Secret::new(password), revision: 0 };
-        if self.reads_waiting() >= limits::PENDING_READS_MAX {
-            return error::TOO_MANY_REQUESTS.into();
-        }
-        self.reads_new.push(Read::Login(caller, Box::new(login)));
-        Answer::Later
+        self.read_later(Read::Login(caller, Box::new(login)))
     }
 
     /// Asks whether the password is the right one.

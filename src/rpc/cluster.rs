@@ -23,8 +23,7 @@ impl Core {
         if !request.linearizable {
             return Answer::Now(self.member_list_now());
         }
-        self.reads_new.push(Read::MemberList(caller));
-        Answer::Later
+        self.read_later(Read::MemberList(caller))
     }
 
     /// The header of this answer has no revision. The answers to changes of the members have the

@@ -225,10 +225,10 @@ impl Core {
             "/health" => !serializable,
             path => path.starts_with("/readyz"),
         };
-        let has_room = self.reads_waiting() < limits::PENDING_READS_MAX;
-        if agrees && has_room && self.node.raft().leader().is_some() {
-            self.reads_new.push(Read::Http(id, stream, request));
-        } else {
+        let waits = agrees
+            && self.node.raft().leader().is_some()
+            && self.reads.push(Read::Http(id, stream, request.clone())).is_ok();
+        if !waits {
             self.answer_http(connections, id, stream, request, !agrees);
         }
     }

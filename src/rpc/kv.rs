@@ -11,7 +11,7 @@ use super::error::{self, RpcError};
 use super::method::Method;
 use super::metrics::Count;
 use super::validate::{self, cost};
-use super::{Answer, Core, Proposal, Read, limits};
+use super::{Answer, Core, Proposal, Read};
 use crate::apply::envelope::Kind;
 use crate::apply::{ApplyError, Outcome};
 use crate::membership::ChangeError;
@@ -68,8 +68,7 @@ impl Core {
         if is_serializable(&request) {
             return Answer::Now(self.txn_now(&request));
         }
-        self.reads_new.push(Read::Txn(caller, request));
-        Answer::Later
+        self.read_later(Read::Txn(caller, request))
     }
 
     pub(super) fn compact(&mut self, caller: Caller, message: Bytes) -> Answer {
@@ -84,11 +83,7 @@ impl Core {
         if request.serializable {
             return Answer::Range(request);
         }
-        if self.reads_waiting() >= limits::PENDING_READS_MAX {
-            return error::TOO_MANY_REQUESTS.into();
-        }
-        self.reads_new.push(Read::Range(caller, request));
-        Answer::Later
+        self.read_later(Read::Range(caller, request))
     }
 
     /// Answers a range from the applied state: at once if it is not large.

@@ -41,8 +41,7 @@ impl Core {
     /// the question.
     pub(super) fn lease_time_to_live(&mut self, caller: Caller, message: Bytes) -> Answer {
         let request: LeaseTimeToLiveRequest = attempt!(decode(message));
-        self.reads_new.push(Read::LeaseTimeToLive(caller, request));
-        Answer::Later
+        self.read_later(Read::LeaseTimeToLive(caller, request))
     }
 
     pub(super) fn ask_time_to_live(&mut self, caller: Caller, request: LeaseTimeToLiveRequest) {

@@ -129,8 +129,7 @@ impl Core {
             Ok(DowngradeAction::Cancel) => Downgrade::Cancel,
             Err(_) => return RpcError::new(Code::Unknown, "etcdserver: unknown method").into(),
         };
-        self.reads_new.push(Read::Downgrade(caller, asked));
-        Answer::Later
+        self.read_later(Read::Downgrade(caller, asked))
     }
 
     /// Answers when what the members have agreed upon is known.
@@ -198,8 +197,7 @@ impl Core {
         if request.action != AlarmAction::Get as i32 {
             return self.propose(caller, Kind::Alarm, &message, Then::Reply);
         }
-        self.reads_new.push(Read::Alarms(caller, request.alarm));
-        Answer::Later
+        self.read_later(Read::Alarms(caller, request.alarm))
     }
 
     pub(super) fn alarms_now(&mut self, alarm: i32) -> Result<Message, RpcError> {

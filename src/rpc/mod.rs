@@ -32,6 +32,7 @@ mod method;
 mod metrics;
 mod patience;
 mod range_stream;
+mod reads;
 mod recipes;
 mod reflection;
 mod snapshot;
@@ -63,15 +64,15 @@ use crate::proto::etcdserverpb::LeaseTimeToLiveRequest;
 use crate::raft::NodeId;
 use crate::store::{self, Corruption, Store};
 use access::{Parked, Presented};
-use auth::{Login, Passwords};
+use auth::Passwords;
 use connection::{Call, Caller, Connections, Protocol, StreamKey};
 use debug::Traces;
 use encode::{Header, Message};
 use error::RpcError;
 use gateway::GatewayAnswers;
-use maintenance::Downgrade;
 use maintenance::HashTask;
 use metrics::Count;
+use reads::{Read, Reads};
 
 /// What a listener serves.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -133,20 +134,6 @@ struct Proposal {
     since_ms: u64,
 }
 
-/// A read that waits for its linearization point.
-enum Read {
-    Range(Caller, crate::proto::etcdserverpb::RangeRequest),
-    Txn(Caller, crate::proto::etcdserverpb::TxnRequest),
-    RangeStream(Caller),
-    MemberList(Caller),
-    LeaseTimeToLive(Caller, LeaseTimeToLiveRequest),
-    Alarms(Caller, i32),
-    Login(Caller, Box<Login>),
-    Recipe(Caller),
-    Downgrade(Caller, Downgrade),
-    Http(ConnId, StreamId, http::Request),
-}
-
 pub struct Server {
     core: Core,
     connections: Connections,
@@ -160,11 +147,7 @@ struct Core {
     metrics: Metrics,
     traces: Traces,
     proposals: FxHashMap<u64, Proposal>,
-    /// Reads since the last turn, and reads whose point has been asked for, by context.
-    reads_new: Vec<Read>,
-    reads_asked: VecDeque<(u64, Vec<Read>)>,
-    /// Reads that are asked for again in the next turn, which nothing hastens.
-    reads_lost: Vec<Read>,
+    reads: Reads,
     /// Compact calls with `physical`, until the compaction is done.
     physical: Vec<(Caller, i64)>,
     defragments: Vec<(Caller, u64)>,
@@ -222,9 +205,7 @@ impl Server {
                 metrics,
                 traces: Traces::default(),
                 proposals: FxHashMap::default(),
-                reads_new: Vec::new(),
-                reads_asked: VecDeque::new(),
-                reads_lost: Vec::new(),
+                reads: Reads::default(),
                 physical: Vec::new(),
                 defragments: Vec::new(),
                 transfers: Vec::new(),
@@ -396,7 +377,7 @@ impl Server {
         }
         for context in output.lost_reads.drain(..) {
             core.metrics.count(Count::ReadIndexSlow, 1);
-            core.ask_again(context);
+            core.reads.ask_again(context);
         }
         for context in output.reads.drain(..) {
             core.finish_reads(&mut self.connections, context);
@@ -468,8 +449,7 @@ impl Server {
     pub fn is_drained(&self) -> bool {
         let core = &self.core;
         core.proposals.is_empty()
-            && core.reads_new.is_empty()
-            && core.reads_asked.is_empty()
+            && core.reads.is_empty()
             && core.passwords.is_empty()
             && core.node.raft().transfer_target().is_none()
     }
@@ -484,7 +464,7 @@ impl Server {
         let core = &self.core;
         let behind = core.behind_watchers || core.behind_streams || core.behind_snapshots;
         let busy = core.drained || behind;
-        if busy || !core.reads_new.is_empty() || !core.hashes.is_empty() {
+        if busy || core.reads.has_new() || !core.hashes.is_empty() {
             return now_ms;
         }
         let mut deadline = core.node.next_deadline(now_ms).min(self.connections.next_timeout());
@@ -492,7 +472,7 @@ impl Server {
             || !core.transfers.is_empty()
             || !core.passwords.is_empty()
             || !core.parked.is_empty();
-        if waits || !core.reads_asked.is_empty() || !core.reads_lost.is_empty() {
+        if waits || !core.reads.waits_for_nothing() {
             deadline = deadline.min(core.next_scan_ms);
         }
         if let Some(((due, _), ())) = core.progress.first_key_value() {
@@ -623,39 +603,23 @@ impl Core {
         self.options.max_request_bytes + limits::GRPC_OVERHEAD_BYTES
     }
 
-    /// One linearization point for all reads since the last turn.
-    fn ask_reads(&mut self) {
-        self.reads_new.append(&mut self.reads_lost);
-        if self.reads_new.is_empty() {
-            return;
+    /// Answers when a linearization point is reached, unless too many wait for one.
+    fn read_later(&mut self, read: Read) -> Answer {
+        match self.reads.push(read) {
+            Ok(()) => Answer::Later,
+            Err(error) => error.into(),
         }
-        let context = self.node.read();
-        self.reads_asked.push_back((context, std::mem::take(&mut self.reads_new)));
     }
 
-    /// Reads whose question was lost are asked again with the next turn's.
-    fn ask_again(&mut self, context: u64) {
-        if let Some(at) = self.reads_asked.iter().position(|(asked, _)| *asked == context)
-            && let Some((_, reads)) = self.reads_asked.remove(at)
-        {
-            self.reads_lost.extend(reads);
-        }
+    /// One linearization point for all reads since the last turn.
+    fn ask_reads(&mut self) {
+        self.reads.ask(|| self.node.read());
     }
 
     fn finish_reads(&mut self, connections: &mut Connections, context: u64) {
-        let Some(at) = self.reads_asked.iter().position(|(asked, _)| *asked == context) else {
-            return;
-        };
-        let Some((_, reads)) = self.reads_asked.remove(at) else { return };
-        for read in reads {
+        for read in self.reads.reached(context) {
             self.finish_read(connections, read);
         }
-    }
-
-    /// Reads that wait for their linearization point.
-    fn reads_waiting(&self) -> usize {
-        let asked: usize = self.reads_asked.iter().map(|(_, reads)| reads.len()).sum();
-        self.reads_new.len() + asked + self.reads_lost.len()
     }
 
     fn finish_read(&mut self, connections: &mut Connections, read: Read) {
@@ -791,16 +755,9 @@ impl Core {
         });
         let given_up = self.passwords.give_up(now_ms);
         late.extend(given_up.into_iter().map(|caller| (caller, error::TIMEOUT)));
-        let asked = self.reads_asked.iter_mut().map(|(_, reads)| reads);
-        for reads in asked.chain([&mut self.reads_lost]) {
-            reads.retain(|read| match read.caller() {
-                Some(caller) if caller.deadline_ms <= now_ms => {
-                    self.metrics.count(Count::ReadIndexFailed, 1);
-                    late.push((caller, error::TIMEOUT));
-                    false
-                }
-                _ => true,
-            });
+        for caller in self.reads.give_up(now_ms) {
+            self.metrics.count(Count::ReadIndexFailed, 1);
+            late.push((caller, error::TIMEOUT));
         }
         for (caller, why) in late {
             if caller.is_clients_deadline {
@@ -833,23 +790,6 @@ impl Core {
             | Call::HealthWatch
             | Call::Reflection(_)
             | Call::Plain(_) => {}
-        }
-    }
-}
-
-impl Read {
-    fn caller(&self) -> Option<Caller> {
-        match self {
-            Read::Range(caller, _)
-            | Read::Txn(caller, _)
-            | Read::MemberList(caller)
-            | Read::LeaseTimeToLive(caller, _)
-            | Read::Alarms(caller, _)
-            | Read::Downgrade(caller, _)
-            | Read::Recipe(caller)
-            | Read::RangeStream(caller)
-            | Read::Login(caller, _) => Some(*caller),
-            Read::Http(..) => None,
         }
     }
 }

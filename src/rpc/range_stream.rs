@@ -60,7 +60,7 @@ impl Core {
         if serializable {
             self.start_range_stream(connections, caller);
         } else {
-            self.reads_new.push(Read::RangeStream(caller));
+            self.reads.push(Read::RangeStream(caller))?;
         }
         Ok(())
     }

@@ -186,7 +186,7 @@ impl Core {
             connection.start_stream(caller.stream);
         }
         if matches!(caller.method, Method::Leader | Method::Observe) {
-            self.reads_new.push(Read::Recipe(caller));
+            self.reads.push(Read::Recipe(caller))?;
         } else if lease == 0 {
             let id = (self.node.fresh_id() & i64::MAX as u64) as i64;
             let grant = LeaseGrantRequest { id, ttl: SESSION_TTL_S };
@@ -273,6 +273,7 @@ impl Core {
             Ok(()) => self.propose(asking, kind, &request.encode_to_vec(), Then::Recipe(step)),
             Err(error) => error.into(),
         };
+        self.ask_for_nobody();
         if let Answer::Now(result) = answer {
             self.reply(connections, caller, result);
         }
@@ -364,8 +365,19 @@ impl Core {
                 self.keep_watcher(connections, caller, slot);
                 with_recipe(connections, caller, |recipe| recipe.has_waited = true);
             }
-            Ok(None) if is_checked => self.reads_new.push(Read::Recipe(caller)),
+            Ok(None) if is_checked => self.recipe_asks(connections, caller),
             Ok(None) => self.recipe_done(connections, caller),
+            Err(error) => self.reply(connections, caller, Err(error)),
+        }
+    }
+
+    /// The call goes on when a linearization point is reached.
+    fn recipe_asks(&mut self, connections: &mut Connections, caller: Caller) {
+        match self.reads.push(Read::Recipe(caller)) {
+            Ok(()) => {}
+            Err(error) if caller.method == Method::Observe => {
+                self.end_observing(connections, caller, Err(error));
+            }
             Err(error) => self.reply(connections, caller, Err(error)),
         }
     }
@@ -430,7 +442,8 @@ impl Core {
         let found = match self.range_now(connections, caller, &range) {
             Ok(found) => found.kvs.into_iter().next(),
             Err(_) if caller.method == Method::Observe => {
-                return self.end_observing(connections, caller);
+                // etcd gives no reason.
+                return self.end_observing(connections, caller, Ok(()));
             }
             Err(error) => return self.reply(connections, caller, Err(error)),
         };
@@ -486,13 +499,19 @@ impl Core {
         }
     }
 
-    /// Whoever cannot see the election any more hears no more of it; etcd gives no reason.
-    fn end_observing(&mut self, connections: &mut Connections, caller: Caller) {
+    /// Whoever cannot see the election any more hears no more of it.
+    fn end_observing(
+        &mut self,
+        connections: &mut Connections,
+        caller: Caller,
+        result: Result<(), RpcError>,
+    ) {
         if let Some(connection) = connections.touch(caller.connection)
             && let Some(Call::Recipe(recipe)) = connection.forget(caller.stream)
         {
-            connection.finish_stream(caller.stream, Ok(()));
-            self.metrics.handled(caller.method, Code::Ok);
+            let code = result.as_ref().err().map_or(Code::Ok, |error| error.code);
+            connection.finish_stream(caller.stream, result);
+            self.metrics.handled(caller.method, code);
             self.abandon_recipe(*recipe);
         }
     }
@@ -510,11 +529,11 @@ impl Core {
                 self.recipe_waits(connections, caller);
                 continue;
             };
+            let mut leads = announced.clone();
             if events.is_empty() {
                 // What it wanted to see is compacted.
-                self.reads_new.push(Read::Recipe(caller));
+                self.recipe_asks(connections, caller);
             }
-            let mut leads = announced.clone();
             for event in events {
                 let is_put = event.r#type == EventType::Put as i32;
                 let Some(kv) = event.kv else { continue };
@@ -523,7 +542,7 @@ impl Core {
                 }
                 if !is_put {
                     // The leader has gone; who has come after it is looked up.
-                    self.reads_new.push(Read::Recipe(caller));
+                    self.recipe_asks(connections, caller);
                     break;
                 }
                 if leads.is_empty() {
@@ -589,7 +608,9 @@ impl Core {
         request: &RangeRequest,
     ) -> Result<RangeResponse, RpcError> {
         self.ask_for_caller(connections, caller);
-        self.permit_range(request)?;
+        let permitted = self.permit_range(request);
+        self.ask_for_nobody();
+        permitted?;
         let message = self.range_up_to(request, limits::RANGE_AT_ONCE_BYTES)?;
         let message = message.ok_or(error::REQUEST_TOO_LARGE)?;
         prost::Message::decode(message.body()).map_err(|_| error::MALFORMED_MESSAGE)

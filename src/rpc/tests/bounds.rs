@@ -4,10 +4,12 @@
 use super::fixture::{Bed, Peer, REQUEST_TIMEOUT_MS, frame};
 use crate::h2::{ErrorCode, encode_block};
 use crate::proto::etcdserverpb::{
-    LeaseGrantRequest, LeaseKeepAliveRequest, LeaseKeepAliveResponse, PutRequest, PutResponse,
-    RangeRequest, RangeResponse, SnapshotRequest, WatchCreateRequest, WatchRequest,
-    watch_request::RequestUnion,
+    AlarmRequest, AuthenticateRequest, DowngradeRequest, LeaseGrantRequest, LeaseKeepAliveRequest,
+    LeaseKeepAliveResponse, LeaseTimeToLiveRequest, MemberListRequest, PutRequest, PutResponse,
+    RangeRequest, RangeResponse, RequestOp, SnapshotRequest, TxnRequest, WatchCreateRequest,
+    WatchRequest, request_op, watch_request::RequestUnion,
 };
+use crate::proto::v3electionpb::LeaderRequest;
 use crate::rpc::{ConnId, ListenerKind, limits};
 use bytes::Bytes;
 use prost::Message;
@@ -36,6 +38,11 @@ fn assert_serves(bed: &mut Bed) {
     bed.settle();
     peer.take(bed);
     assert_eq!(peer.answers[&stream].message::<RangeResponse>().count, 0);
+}
+
+fn read_of(key: &str) -> RequestOp {
+    let range = RangeRequest { key: key.to_owned().into(), ..Default::default() };
+    RequestOp { request: Some(request_op::Request::RequestRange(range)) }
 }
 
 /// A server that holds `count` keys of 1,000 bytes.
@@ -182,6 +189,39 @@ fn reads_beyond_the_bound_are_refused() {
     let stream = late.call(&mut bed, RANGE, &all());
     late.take(&mut bed);
     assert_eq!(late.answer(stream), TOO_MANY);
+    let txn = TxnRequest { success: vec![read_of("a")], ..Default::default() };
+    let others = [
+        late.call(&mut bed, "/etcdserverpb.KV/Txn", &txn),
+        late.call(&mut bed, "/etcdserverpb.KV/RangeStream", &all()),
+        late.call(
+            &mut bed,
+            "/etcdserverpb.Lease/LeaseTimeToLive",
+            &LeaseTimeToLiveRequest { id: 1, keys: true },
+        ),
+        late.call(
+            &mut bed,
+            "/etcdserverpb.Cluster/MemberList",
+            &MemberListRequest { linearizable: true },
+        ),
+        late.call(&mut bed, "/etcdserverpb.Maintenance/Alarm", &AlarmRequest::default()),
+        late.call(
+            &mut bed,
+            "/etcdserverpb.Maintenance/Downgrade",
+            &DowngradeRequest { version: "3.6.0".to_owned(), ..Default::default() },
+        ),
+        late.call(
+            &mut bed,
+            "/etcdserverpb.Auth/Authenticate",
+            &AuthenticateRequest { name: "root".to_owned(), ..Default::default() },
+        ),
+        late.call(&mut bed, "/v3electionpb.Election/Leader", &LeaderRequest { name: "e".into() }),
+        late.call(&mut bed, "/v3electionpb.Election/Observe", &LeaderRequest { name: "e".into() }),
+    ];
+    late.take(&mut bed);
+    for stream in others {
+        assert_eq!(late.answer(stream), TOO_MANY, "{stream}");
+    }
+    assert_eq!(bed.server.core.recipes, 0);
     let mut serializable = all();
     serializable.serializable = true;
     let stream = late.call(&mut bed, RANGE, &serializable);

@@ -12,6 +12,10 @@ use crate::h2::hpack::Decoder;
 use crate::h2::{self, PREFACE, encode_block};
 use crate::membership::{Cluster, Member};
 use crate::node::{self, Metadata, Node, Recovered, Retention};
+use crate::proto::etcdserverpb::{
+    AuthEnableRequest, AuthUserAddRequest, AuthUserGrantRoleRequest, AuthenticateRequest,
+    AuthenticateResponse,
+};
 use crate::rpc::{Access, ConnId, ListenerKind, Metrics, Options, PENDING_PROPOSALS_MAX, Server};
 use crate::store::{self, MemoryDisk};
 use wal::{SegmentId, SegmentSource};
@@ -151,6 +155,19 @@ impl Bed {
         }
     }
 
+    /// Enables auth, with root as the only user; the token that root gets.
+    pub fn secure(&mut self) -> String {
+        let mut peer = self.connect();
+        let (name, password) = ("root".to_owned(), "secret".to_owned());
+        let add = AuthUserAddRequest { name, password, ..Default::default() };
+        let grant = AuthUserGrantRoleRequest { user: add.name.clone(), role: add.name.clone() };
+        let log_in = AuthenticateRequest { name: add.name.clone(), password: add.password.clone() };
+        peer.auth(self, "UserAdd", &add);
+        peer.auth(self, "UserGrantRole", &grant);
+        peer.auth(self, "AuthEnable", &AuthEnableRequest {});
+        peer.auth(self, "Authenticate", &log_in)
+    }
+
     pub fn connect(&mut self) -> Peer {
         let id = self.server.connect(ListenerKind::Client, self.now_ms).unwrap();
         let mut peer = Peer {
@@ -247,6 +264,16 @@ impl Peer {
         let stream = self.open(bed, path, &[]);
         self.message(bed, stream, message, true);
         stream
+    }
+
+    /// The token in the answer, if that has one.
+    fn auth(&mut self, bed: &mut Bed, name: &str, message: &impl Message) -> String {
+        let stream = self.call(bed, &format!("/etcdserverpb.Auth/{name}"), message);
+        for _ in 0..4 {
+            bed.settle();
+        }
+        self.take(bed);
+        self.answers[&stream].message::<AuthenticateResponse>().token
     }
 
     /// Takes all that the server has for this client; the windows stay as they are.

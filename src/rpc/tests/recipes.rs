@@ -2,7 +2,7 @@
 
 use super::fixture::{Bed, Peer};
 use crate::grpc;
-use crate::h2::ErrorCode;
+use crate::h2::{ErrorCode, StreamId};
 use crate::proto::etcdserverpb::{
     DeleteRangeRequest, LeaseGrantRequest, LeaseRevokeRequest, RangeRequest, RangeResponse,
 };
@@ -11,6 +11,9 @@ use crate::proto::v3electionpb::{
     ResignRequest,
 };
 use crate::proto::v3lockpb::{LockRequest, LockResponse, UnlockRequest};
+use crate::rpc::ListenerKind;
+use crate::rpc::http::Request;
+use crate::rpc::reads::Read;
 
 struct Clients {
     bed: Bed,
@@ -143,6 +146,51 @@ fn who_brings_no_lease_gets_one() {
     assert!(key.starts_with(b"l/") && key.len() > 4, "{key:?}");
     let missing = clients.lock(77);
     assert_eq!(clients.peer.answer(missing), (Some("2"), "etcdserver: requested lease not found"));
+}
+
+#[test]
+fn who_asked_last_is_forgotten_when_a_step_is_done() {
+    let mut bed = Bed::ready();
+    let token = bed.secure();
+    let mut peer = bed.connect();
+    for lease in [0, 0] {
+        let stream = peer.open(&mut bed, "/v3lockpb.Lock/Lock", &[(b"token", token.as_bytes())]);
+        peer.message(&mut bed, stream, &LockRequest { name: "l".into(), lease }, true);
+        for _ in 0..8 {
+            bed.turn();
+            assert!(bed.server.core.presented.is_nothing());
+            bed.finish_log_write();
+        }
+    }
+    peer.take(&mut bed);
+    assert_eq!(peer.answer(1).0, Some("0"));
+}
+
+#[test]
+fn a_read_that_is_one_too_many_ends_its_call() {
+    let mut clients = Clients::new();
+    clients.lock(1);
+    let waits = clients.lock(2);
+    let observe = clients.peer.open(&mut clients.bed, "/v3electionpb.Election/Observe", &[]);
+    let request = LeaderRequest { name: "e".into() };
+    clients.peer.message(&mut clients.bed, observe, &request, true);
+    let campaign = clients.campaign(3, "one");
+    let leader = clients.peer.answers[&campaign].message::<CampaignResponse>().leader;
+    // Reads under a context that nobody answers.
+    let connection = clients.bed.server.connect(ListenerKind::Http, 0).unwrap();
+    let reads = &mut clients.bed.server.core.reads;
+    while reads.push(Read::Http(connection, StreamId(1), Request::default())).is_ok() {}
+    reads.ask(|| u64::MAX);
+    clients.unlock(b"l/1");
+    let resign = clients.call("/v3electionpb.Election/Resign", &ResignRequest { leader });
+    assert_eq!(clients.status(resign), Some("0"));
+    for stream in [waits, observe] {
+        let told = clients.peer.answer(stream);
+        assert_eq!(told, (Some("2"), "etcdserver: too many requests"));
+    }
+    assert_eq!(clients.bed.server.core.recipes, 0);
+    clients.bed.server.core.reads.reached(u64::MAX);
+    assert!(clients.keys().is_empty(), "who does not wait any more leaves no key");
 }
 
 #[test]
