@@ -762,7 +762,9 @@ impl Core {
         for (caller, why) in late {
             if caller.is_clients_deadline {
                 self.metrics.handled(caller.method, Code::DeadlineExceeded);
-                connections.cancel(caller.connection, caller.stream);
+                if let Some(call) = connections.cancel(caller.connection, caller.stream) {
+                    self.abandon(StreamKey::new(caller.connection, caller.stream), call);
+                }
             } else {
                 self.reply(connections, caller, Err(why));
             }

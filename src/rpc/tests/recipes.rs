@@ -194,6 +194,30 @@ fn a_read_that_is_one_too_many_ends_its_call() {
 }
 
 #[test]
+fn a_call_that_is_given_up_while_it_reads_is_over() {
+    // Before its first entry is durable a member answers no linearizable read.
+    let mut bed = Bed::new();
+    while bed.server.node().raft().leader().is_none() {
+        bed.now_ms += 100;
+        bed.turn();
+        if bed.server.node().raft().leader().is_none() {
+            bed.finish_log_write();
+        }
+    }
+    let mut peer = bed.connect();
+    let path = "/v3electionpb.Election/Leader";
+    let stream = peer.open(&mut bed, path, &[(b"grpc-timeout", b"500m")]);
+    peer.message(&mut bed, stream, &LeaderRequest { name: "e".into() }, true);
+    bed.turn();
+    assert_eq!(bed.server.core.recipes, 1);
+    bed.now_ms += 600;
+    bed.turn();
+    peer.take(&mut bed);
+    assert_eq!(peer.answers[&stream].reset, Some(ErrorCode::CANCEL.0));
+    assert_eq!(bed.server.core.recipes, 0);
+}
+
+#[test]
 fn an_election_is_observed_from_leader_to_leader() {
     let mut clients = Clients::new();
     let observe = clients.peer.open(&mut clients.bed, "/v3electionpb.Election/Observe", &[]);
