@@ -33,6 +33,8 @@ pub struct Decoder {
     max_message_bytes: usize,
     /// Data not looked at yet.
     rest: Bytes,
+    /// What `rest` takes up, once it is no slice of an input any more.
+    room: usize,
     /// A prefix or a message of which only this much has come.
     gathered: Vec<u8>,
     /// The message being gathered; none while its prefix is.
@@ -62,6 +64,7 @@ impl Decoder {
         Decoder {
             max_message_bytes,
             rest: Bytes::new(),
+            room: 0,
             gathered: Vec::new(),
             message: None,
             takes_gzip: false,
@@ -75,18 +78,29 @@ impl Decoder {
         Decoder { takes_gzip: true, ..Decoder::new(max_message_bytes) }
     }
 
-    /// Takes the next piece of data; [`Decoder::next_message`] until there is none should follow.
+    /// Takes the next piece of data; [`Decoder::next_message`] until there is none should follow, or else
+    /// [`Decoder::set_aside`].
     #[inline]
     pub fn push(&mut self, data: Bytes) {
         if self.rest.is_empty() {
             self.rest = data;
+            self.room = 0;
             return;
         }
         // Copied at most once: what is joined here is held by nobody else.
         let rest = std::mem::take(&mut self.rest);
         let mut joined = rest.try_into_mut().unwrap_or_else(|shared| BytesMut::from(&shared[..]));
         joined.extend_from_slice(&data);
+        self.room = joined.capacity();
         self.rest = joined.freeze();
+    }
+
+    /// The data is not looked at for now. It is copied once: a slice keeps all of the input that it is a part of.
+    pub fn set_aside(&mut self) {
+        if self.room == 0 && !self.rest.is_empty() {
+            self.rest = Bytes::copy_from_slice(&self.rest);
+            self.room = self.rest.len();
+        }
     }
 
     /// The next complete message. After an error the stream is to be ended with that status.
@@ -129,7 +143,8 @@ impl Decoder {
 
     /// Octets kept for messages that are not complete.
     pub fn buffered_bytes(&self) -> usize {
-        self.gathered.capacity() + self.rest.len()
+        let rest = if self.rest.is_empty() { 0 } else { self.room.max(self.rest.len()) };
+        self.gathered.capacity() + rest
     }
 
     /// Counts them, for whoever keeps the sum over many streams.
@@ -148,6 +163,10 @@ impl Decoder {
             && let Some(&prefix) = self.rest.first_chunk::<PREFIX_LEN>()
         {
             self.rest.advance(PREFIX_LEN);
+            if self.rest.is_empty() {
+                // Even an empty slice keeps its input.
+                self.rest = Bytes::new();
+            }
             return Some(prefix);
         }
         self.gather(PREFIX_LEN);
@@ -349,6 +368,37 @@ mod tests {
             decoder.push(Bytes::copy_from_slice(&prefix));
             assert_eq!(decoder.next_message(), Err(Status::new(code, message)));
         }
+    }
+
+    #[test]
+    fn what_waits_keeps_nothing_of_the_input_and_is_counted() {
+        let input = Bytes::from(vec![0; 1_000]);
+        let mut decoder = Decoder::new(1_000);
+        decoder.push(input.slice(..5));
+        decoder.set_aside();
+        assert!(input.is_unique());
+        assert_eq!(decoder.count_buffered(), Counted { before: 0, now: 5 });
+        for _ in 0..100 {
+            decoder.push(input.slice(..5));
+            decoder.set_aside();
+        }
+        assert!(input.is_unique());
+        assert!(decoder.count_buffered().now >= 505);
+        let mut found = Vec::new();
+        drain(&mut decoder, &mut found);
+        assert_eq!(found.len(), 101);
+        assert_eq!(decoder.count_buffered().now, 0);
+    }
+
+    #[test]
+    fn a_prefix_alone_keeps_nothing_of_the_input() {
+        let input = Bytes::from(framed(&[b"hello"]));
+        let mut decoder = Decoder::new(10);
+        decoder.push(input.slice(..PREFIX_LEN));
+        assert_eq!(decoder.next_message(), Ok(None));
+        assert!(input.is_unique());
+        decoder.push(input.slice(PREFIX_LEN..));
+        assert_eq!(decoder.next_message(), Ok(Some(Bytes::from_static(b"hello"))));
     }
 
     #[test]

@@ -11,7 +11,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 
 use super::cluster;
-use super::connection::{Caller, ConnId, Connection, Connections};
+use super::connection::{Caller, ConnId, Connection, Connections, StreamKey};
 use super::dispatch::decode;
 use super::error::{self, RpcError};
 use super::method::Method;
@@ -191,12 +191,18 @@ impl Server {
         let token = connection.presented.get(&stream).and_then(|shown| shown.token.as_deref());
         let Some(index) = token.and_then(auth::applied_at) else { return false };
         let is_known = index <= core.node.applier.applied_index();
-        let is_full = core.parked.len() >= limits::PENDING_READS_MAX;
-        if is_known || is_full || !matches!(core.options.auth.tokens, TokenKind::Simple) {
+        if is_known || !matches!(core.options.auth.tokens, TokenKind::Simple) {
+            return false;
+        }
+        let key = StreamKey::new(id, stream);
+        if core.parked.contains_key(&key) {
+            return true;
+        }
+        if core.parked.len() >= limits::PENDING_READS_MAX {
             return false;
         }
         let until_ms = core.now_ms + core.options.request_timeout_ms;
-        core.parked.entry((id, stream)).or_insert(Parked { index, until_ms, has_ended: false });
+        core.parked.insert(key, Parked { index, until_ms, has_ended: false });
         true
     }
 
@@ -210,13 +216,15 @@ impl Server {
         let due = core
             .parked
             .extract_if(.., |_, parked| parked.index <= applied || parked.until_ms <= now_ms);
-        for ((id, stream), parked) in due.collect::<Vec<_>>() {
-            let shown = self.connections.get(id).and_then(|c| c.presented.get_mut(&stream));
-            if let Some(shown) = shown
+        for (key, parked) in due.collect::<Vec<_>>() {
+            let Some((connection, stream)) = self.connections.touch_stream(key) else { continue };
+            if let Some(shown) = connection.presented.get_mut(&stream)
                 && parked.index > applied
             {
                 shown.token = Some(Rc::from(""));
             }
+            connection.release(stream);
+            let id = connection.id;
             self.data(id, stream, Bytes::new());
             if parked.has_ended {
                 self.end_of_request(id, stream);

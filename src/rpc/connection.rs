@@ -185,7 +185,8 @@ pub struct Connection {
     pub kind: ListenerKind,
     pub spoke_tls: bool,
     waiting: usize,
-    /// Octets that the decoders of all calls, and the gateway for them, keep of messages that are not complete.
+    /// Octets that the decoders of all calls, and the gateway for them, keep of messages that are not complete, or that
+    /// wait.
     gathered: usize,
     is_dirty: bool,
     closing: bool,
@@ -297,13 +298,20 @@ impl Connection {
         Some(call)
     }
 
-    /// Takes no more of a stream, so that its client has to stop.
-    pub fn hold(&mut self, stream: StreamId) {
+    /// Takes no more of a stream, so that its client has to stop, and keeps what has come. False when the connection
+    /// keeps too much.
+    pub fn hold(&mut self, stream: StreamId) -> bool {
         match &mut self.protocol {
             Protocol::Http2(h2) => h2.hold(stream),
             Protocol::Http1(http1) => http1.hold(),
             Protocol::Unknown(_) => {}
         }
+        if let Some(decoder) = self.calls.get_mut(&stream).and_then(Call::decoder) {
+            decoder.set_aside();
+            let counted = decoder.count_buffered();
+            self.gathered = (self.gathered + counted.now) - counted.before;
+        }
+        self.gathered <= limits::CONNECTION_GATHERED_MAX_BYTES
     }
 
     pub fn release(&mut self, stream: StreamId) {

@@ -169,6 +169,9 @@ impl Server {
             return self.fail(id, stream, error::TOO_MANY_REQUESTS);
         }
         if self.core.is_auth_enabled() && self.waits_for_token(id, stream) {
+            if self.connections.get(id).is_some_and(|connection| !connection.hold(stream)) {
+                self.fail(id, stream, error::TOO_MANY_REQUESTS);
+            }
             return;
         }
         let Some(connection) = self.connections.get(id) else { return };
@@ -244,7 +247,7 @@ impl Server {
 
     /// The client sends no more. What is still open then never got its message.
     pub(super) fn end_of_request(&mut self, id: ConnId, stream: StreamId) {
-        if let Some(parked) = self.core.parked.get_mut(&(id, stream)) {
+        if let Some(parked) = self.core.parked.get_mut(&StreamKey::new(id, stream)) {
             parked.has_ended = true;
             return;
         }

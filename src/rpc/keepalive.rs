@@ -10,7 +10,7 @@ use prost::encoding::int64;
 use super::connection::{Call, Connections, StreamKey};
 use super::dispatch::decode;
 use super::encode::{Header, Message};
-use super::error::RpcError;
+use super::error::{self, RpcError};
 use super::method::Method;
 use super::metrics::Count;
 use super::{Core, limits};
@@ -58,8 +58,11 @@ impl Core {
             let Some((connection, stream)) = connections.touch_stream(key) else { return Ok(()) };
             let Some(Call::KeepAlive(call)) = connection.calls.get(&stream) else { return Ok(()) };
             if call.queue.len() >= limits::KEEP_ALIVE_QUEUE_MAX {
-                connection.hold(stream);
-                return Ok(());
+                return if connection.hold(stream) {
+                    Ok(())
+                } else {
+                    Err(error::TOO_MANY_REQUESTS)
+                };
             }
             let next = connection.next_message(stream)?;
             if next.is_some() {

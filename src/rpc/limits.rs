@@ -33,8 +33,8 @@ pub const STREAM_OUTPUT_MIN_BYTES: usize = 16 << 10;
 /// From here on nothing more is made for the connection, and its new calls are refused.
 pub const CONNECTION_OUTPUT_MAX_BYTES: usize = 64 << 20;
 
-/// Parts of messages that one connection has sent and not completed, in protobuf or in JSON. A call that
-/// goes beyond is refused. Chosen: 40 requests of the largest size that etcd takes.
+/// Parts of messages that one connection has sent and not completed, in protobuf or in JSON, and what waits for its
+/// turn or for its token. A call that goes beyond is refused. Chosen: 40 requests of the largest size that etcd takes.
 pub const CONNECTION_GATHERED_MAX_BYTES: usize = 64 << 20;
 
 /// Messages of one keep-alive stream that wait behind an expired lease; beyond it the stream is held.

@@ -57,7 +57,7 @@ pub use metrics::{Metrics, Timing};
 use crate::apply::Notice;
 use crate::auth::jwt::Verified;
 use crate::grpc::Code;
-use crate::h2::{self, ErrorCode, Sink, StreamId};
+use crate::h2::{self, ErrorCode, Sink};
 use crate::mvcc::watch::WatchHub;
 use crate::node::{Late, Node, Output, PeerMessage, SnapshotOp, StopReason};
 use crate::proto::etcdserverpb::LeaseTimeToLiveRequest;
@@ -158,7 +158,7 @@ struct Core {
     /// What whoever makes the call that is being handled has presented; looked at while auth is enabled.
     presented: Presented,
     /// Calls that wait until their tokens are known here.
-    parked: BTreeMap<(ConnId, StreamId), Parked>,
+    parked: BTreeMap<StreamKey, Parked>,
     stopping: bool,
     /// RangeStream calls that wait for their connection to take more.
     streaming: VecDeque<StreamKey>,
@@ -779,6 +779,9 @@ impl Core {
 
     /// A stream has gone away.
     fn abandon(&mut self, key: StreamKey, call: Call) {
+        if !self.parked.is_empty() {
+            self.parked.remove(&key);
+        }
         match call {
             Call::Watch(call) => self.end_watches(key, call),
             Call::Recipe(recipe) => self.abandon_recipe(*recipe),

@@ -268,6 +268,104 @@ fn parts_of_messages_beyond_the_bound_end_their_call() {
     assert_eq!(peer.answer(stream).0, Some("0"));
 }
 
+/// The token of an entry that will never be applied.
+const NEVER_MADE: &[(&[u8], &[u8])] = &[(b"token", b"x.18446744073709551615")];
+const INVALID_TOKEN: (Option<&str>, &str) = (Some("16"), "etcdserver: invalid auth token");
+
+/// A client with a token is served.
+fn assert_serves_with(bed: &mut Bed, token: &str) {
+    let mut peer = bed.connect();
+    let stream = peer.open(bed, PUT, &[(b"token", token.as_bytes())]);
+    peer.message(bed, stream, &put("a", 500_000), true);
+    bed.settle();
+    peer.take(bed);
+    assert_eq!(peer.answer(stream).0, Some("0"));
+}
+
+#[test]
+fn calls_that_wait_for_their_token_are_given_no_more_window() {
+    let mut bed = Bed::ready();
+    let token = bed.secure();
+    let mut peer = bed.connect();
+    let part = vec![0; 16_000];
+    let stream = peer.open(&mut bed, PUT, NEVER_MADE);
+    peer.send(&mut bed, &frame(0, 0, stream, &[0, 0, 16, 0, 0]));
+    peer.take(&mut bed);
+    let before = peer.answers[&0].given;
+    // As much as its window allows.
+    for _ in 0..65 {
+        peer.send(&mut bed, &frame(0, 0, stream, &part));
+    }
+    peer.take(&mut bed);
+    assert_eq!(peer.answers.get(&stream).map_or(0, |answer| answer.given), 0);
+    assert_eq!(peer.answers[&0].given, before);
+    assert_eq!(peer.answer(stream), (None, ""), "it waits");
+    assert_serves_with(&mut bed, &token);
+    bed.now_ms += REQUEST_TIMEOUT_MS;
+    bed.settle();
+    // With eight more such calls it is more than half of the connection's window.
+    for _ in 0..8 {
+        let next = peer.open(&mut bed, PUT, NEVER_MADE);
+        for _ in 0..65 {
+            peer.send(&mut bed, &frame(0, 0, next, &part));
+        }
+    }
+    bed.now_ms += REQUEST_TIMEOUT_MS;
+    bed.settle();
+    peer.take(&mut bed);
+    assert!(peer.answers[&0].given > before, "what was held is given back");
+}
+
+#[test]
+fn what_comes_with_calls_that_wait_for_their_token_is_counted() {
+    let mut bed = Bed::ready();
+    let token = bed.secure();
+    let mut peer = bed.connect();
+    let message = put("a", 15_000);
+    let expected = limits::CONNECTION_GATHERED_MAX_BYTES / message.encoded_len();
+    // Each stream is new, so no window stops the client.
+    for _ in 0..2 {
+        let mut waiting = Vec::new();
+        loop {
+            let stream = peer.open(&mut bed, PUT, NEVER_MADE);
+            peer.message(&mut bed, stream, &message, true);
+            peer.take(&mut bed);
+            if peer.answer(stream) == TOO_MANY {
+                break;
+            }
+            waiting.push(stream);
+            assert!(waiting.len() < 2 * expected, "the bound is not reached");
+        }
+        assert!(waiting.len().abs_diff(expected) < 5, "{} of {expected}", waiting.len());
+        assert_serves_with(&mut bed, &token);
+        // Nothing is counted any more when they have been answered.
+        bed.now_ms += REQUEST_TIMEOUT_MS;
+        bed.settle();
+        peer.take(&mut bed);
+        let told = waiting.iter().all(|stream| peer.answer(*stream) == INVALID_TOKEN);
+        assert!(told, "the calls are over");
+    }
+}
+
+#[test]
+fn a_call_that_goes_away_does_not_wait_for_its_token() {
+    let mut bed = Bed::ready();
+    bed.secure();
+    let (mut peer, mut gone) = (bed.connect(), bed.connect());
+    let parked = |bed: &mut Bed, peer: &mut Peer| {
+        let stream = peer.open(bed, RANGE, NEVER_MADE);
+        peer.message(bed, stream, &all(), true);
+        stream
+    };
+    let reset = parked(&mut bed, &mut peer);
+    parked(&mut bed, &mut gone);
+    parked(&mut bed, &mut peer);
+    assert_eq!(bed.server.core.parked.len(), 3);
+    peer.send(&mut bed, &frame(3, 0, reset, &8u32.to_be_bytes()));
+    bed.server.disconnect(gone.id);
+    assert_eq!(bed.server.core.parked.len(), 1);
+}
+
 #[test]
 fn keep_alives_beyond_the_bound_wait_and_none_is_lost() {
     let mut bed = Bed::ready();

@@ -200,6 +200,8 @@ pub struct Answer {
     pub text: String,
     /// The code of an RST_STREAM.
     pub reset: Option<u32>,
+    /// What WINDOW_UPDATE frames have given this client so far.
+    pub given: u64,
 }
 
 impl Answer {
@@ -309,6 +311,7 @@ impl Peer {
                         .unwrap();
                 }
                 3 => answer.reset = Some(u32::from_be_bytes(payload.try_into().unwrap())),
+                8 => answer.given += u64::from(u32::from_be_bytes(payload.try_into().unwrap())),
                 _ => {}
             }
         }
