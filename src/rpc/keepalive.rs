@@ -2,8 +2,11 @@
 //!
 //! The leader answers, wherever the stream is. For a lease that has expired and is not revoked yet
 //! it waits, so that a client never hears of a renewal that the revocation then overtakes.
+//!
+//! While auth is enabled, a renewal needs a right on each key of its lease. What that may look at in a turn is bounded for
+//! all streams together; those that have messages left wait for the next turn, one behind the other.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 
 use prost::encoding::int64;
 
@@ -22,6 +25,24 @@ pub struct KeepAliveCall {
     pub decoder: grpc::Decoder,
     queue: VecDeque<Renewal>,
     ended: bool,
+    /// It waits for the next turn, in this place.
+    place: Option<u64>,
+}
+
+/// What a turn does for all streams.
+#[derive(Default)]
+pub struct Turns {
+    /// Keys of leases that may still be looked at in this one.
+    keys_left: usize,
+    /// Streams that wait for the next one, by their places.
+    waiting: BTreeMap<u64, StreamKey>,
+    last_place: u64,
+}
+
+impl Turns {
+    pub fn is_awaited(&self) -> bool {
+        !self.waiting.is_empty()
+    }
 }
 
 struct Renewal {
@@ -35,19 +56,24 @@ struct Renewal {
 
 impl KeepAliveCall {
     pub fn new(decoder: grpc::Decoder) -> KeepAliveCall {
-        KeepAliveCall { decoder, queue: VecDeque::new(), ended: false }
+        KeepAliveCall { decoder, queue: VecDeque::new(), ended: false, place: None }
     }
 
     /// The client sends no more. Tells whether the stream can end at once.
     pub fn end(&mut self) -> bool {
         self.ended = true;
-        self.queue.is_empty()
+        self.is_over()
+    }
+
+    fn is_over(&self) -> bool {
+        self.ended && self.queue.is_empty() && self.place.is_none()
     }
 }
 
 impl Core {
     /// Takes what a client has sent. A stream with too many messages that wait for their answers is held: its
-    /// windows are not given back, or its connection is not read, until there are fewer.
+    /// windows are not given back, or its connection is not read, until there are fewer. And so is one that waits for
+    /// the next turn.
     pub(super) fn keep_alive(
         &mut self,
         connections: &mut Connections,
@@ -56,8 +82,17 @@ impl Core {
         let header = self.current_header();
         loop {
             let Some((connection, stream)) = connections.touch_stream(key) else { return Ok(()) };
-            let Some(Call::KeepAlive(call)) = connection.calls.get(&stream) else { return Ok(()) };
-            if call.queue.len() >= limits::KEEP_ALIVE_QUEUE_MAX {
+            let Some(Call::KeepAlive(call)) = connection.calls.get_mut(&stream) else {
+                return Ok(());
+            };
+            let is_full = call.queue.len() >= limits::KEEP_ALIVE_QUEUE_MAX;
+            let turns = &mut self.keep_alive_turns;
+            if turns.keys_left == 0 && !is_full && call.place.is_none() {
+                turns.last_place += 1;
+                turns.waiting.insert(turns.last_place, key);
+                call.place = Some(turns.last_place);
+            }
+            if is_full || call.place.is_some() {
                 return if connection.hold(stream) {
                     Ok(())
                 } else {
@@ -84,6 +119,35 @@ impl Core {
                 call.queue.push_back(Renewal { number, lease, header, ttl_s: None });
             }
         }
+    }
+
+    /// A turn begins. Streams that have waited for it go on, each as far as the turn allows.
+    pub(super) fn resume_keep_alives(&mut self, connections: &mut Connections) {
+        self.keep_alive_turns.keys_left = limits::KEEP_ALIVE_KEYS_PER_TURN;
+        while self.keep_alive_turns.keys_left > 0
+            && let Some((_, key)) = self.keep_alive_turns.waiting.pop_first()
+        {
+            let Some((connection, stream)) = connections.stream(key) else { continue };
+            let Some(Call::KeepAlive(call)) = connection.calls.get_mut(&stream) else { continue };
+            call.place = None;
+            let result = self.keep_alive(connections, key);
+            self.conclude_keep_alive(connections, key, result);
+        }
+    }
+
+    /// Nobody waits for it any more.
+    pub(super) fn abandon_keep_alive(&mut self, call: &KeepAliveCall) {
+        if let Some(place) = call.place {
+            self.keep_alive_turns.waiting.remove(&place);
+        }
+    }
+
+    /// A renewal looks at all keys of its lease.
+    pub(super) fn spend_on_lease(&mut self, lease: i64) -> Result<(), RpcError> {
+        let left = self.keep_alive_turns.keys_left;
+        let keys = self.count_keys_of_lease(lease, left).map_err(|error| self.read_error(error))?;
+        self.keep_alive_turns.keys_left = left.saturating_sub(keys + 1);
+        Ok(())
     }
 
     /// The answer to a renewal: its stream gets it when all before it have theirs.
@@ -119,9 +183,20 @@ impl Core {
             Ok(()) if was_full => self.keep_alive(connections, key),
             result => result,
         };
+        self.conclude_keep_alive(connections, key, result);
+    }
+
+    /// Ends a stream that is over, or has failed.
+    fn conclude_keep_alive(
+        &mut self,
+        connections: &mut Connections,
+        key: StreamKey,
+        result: Result<(), RpcError>,
+    ) {
         let Some((connection, stream)) = connections.touch_stream(key) else { return };
         let Some(Call::KeepAlive(call)) = connection.calls.get(&stream) else { return };
-        if result.is_err() || (call.ended && call.queue.is_empty()) {
+        if result.is_err() || call.is_over() {
+            self.abandon_keep_alive(call);
             connection.forget(stream);
             let code = result.as_ref().err().map_or(Code::Ok, |error| error.code);
             self.metrics.handled(Method::LeaseKeepAlive, code);

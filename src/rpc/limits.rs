@@ -41,6 +41,10 @@ pub const CONNECTION_GATHERED_MAX_BYTES: usize = 64 << 20;
 /// Chosen: a client renews each lease once in a third of its time.
 pub const KEEP_ALIVE_QUEUE_MAX: usize = 1_024;
 
+/// Keys of leases that are looked at in one turn, where whoever keeps a lease alive needs a right on each of its keys;
+/// each keep-alive counts for one more. Those beyond it wait for the next turn. Chosen: a millisecond or two.
+pub const KEEP_ALIVE_KEYS_PER_TURN: usize = 10_000;
+
 /// A range is answered in one piece up to this size; above, its state is pinned and the answer is made
 /// as the client takes it. Chosen: a page of 500 Kubernetes objects is mostly below.
 pub const RANGE_AT_ONCE_BYTES: usize = 1 << 20;

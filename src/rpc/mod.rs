@@ -166,6 +166,7 @@ struct Core {
     snapshots: VecDeque<StreamKey>,
     /// Questions about leases that the leader has not answered, by their numbers.
     keep_alives: FxHashMap<u64, StreamKey>,
+    keep_alive_turns: keepalive::Turns,
     lease_queries: FxHashMap<u64, (Caller, LeaseTimeToLiveRequest)>,
     /// Locks and elections under way.
     recipes: usize,
@@ -218,6 +219,7 @@ impl Server {
                 streaming: VecDeque::new(),
                 snapshots: VecDeque::new(),
                 keep_alives: FxHashMap::default(),
+                keep_alive_turns: keepalive::Turns::default(),
                 lease_queries: FxHashMap::default(),
                 recipes: 0,
                 gateway_answers: GatewayAnswers::default(),
@@ -351,6 +353,7 @@ impl Server {
         let core = &mut self.core;
         core.now_ms = now_ms;
         core.drained = false;
+        core.resume_keep_alives(&mut self.connections);
         core.ask_reads();
         let mut output = std::mem::take(&mut core.output);
         let began = core.metrics.clock();
@@ -463,7 +466,7 @@ impl Server {
     pub fn next_deadline(&self, now_ms: u64) -> u64 {
         let core = &self.core;
         let behind = core.behind_watchers || core.behind_streams || core.behind_snapshots;
-        let busy = core.drained || behind;
+        let busy = core.drained || behind || core.keep_alive_turns.is_awaited();
         if busy || core.reads.has_new() || !core.hashes.is_empty() {
             return now_ms;
         }
@@ -785,11 +788,11 @@ impl Core {
         match call {
             Call::Watch(call) => self.end_watches(key, call),
             Call::Recipe(recipe) => self.abandon_recipe(*recipe),
+            Call::KeepAlive(call) => self.abandon_keep_alive(&call),
             // They are few, and those that are counted here keep others out.
             Call::Snapshot(_) => self.snapshots.retain(|other| *other != key),
             Call::Open(_)
             | Call::Waiting
-            | Call::KeepAlive(_)
             | Call::RangeStream(_)
             | Call::LargeRange(_)
             | Call::HealthWatch

@@ -367,6 +367,59 @@ fn a_call_that_goes_away_does_not_wait_for_its_token() {
 }
 
 #[test]
+fn keep_alives_whose_leases_have_many_keys_take_turns() {
+    let mut bed = Bed::ready();
+    let token = bed.secure();
+    let fields: &[(&[u8], &[u8])] = &[(b"token", token.as_bytes())];
+    let mut peer = bed.connect();
+    const KEYS: usize = 1_000;
+    for id in [8, 9] {
+        let stream = peer.open(&mut bed, "/etcdserverpb.Lease/LeaseGrant", fields);
+        peer.message(&mut bed, stream, &LeaseGrantRequest { id, ttl: 1_000 }, true);
+    }
+    bed.settle();
+    for n in 0..KEYS {
+        let stream = peer.open(&mut bed, PUT, fields);
+        let attached = PutRequest { lease: 9, ..put(&format!("key-{n:06}"), 1) };
+        peer.message(&mut bed, stream, &attached, true);
+    }
+    bed.settle();
+    peer.take(&mut bed);
+    let renewal = |id| {
+        let message = LeaseKeepAliveRequest { id }.encode_to_vec();
+        [&[0, 0, 0, 0, message.len() as u8][..], &message].concat()
+    };
+    let greedy = peer.open(&mut bed, KEEP_ALIVE, fields);
+    let count = 200;
+    peer.send(&mut bed, &frame(0, 1, greedy, &renewal(9).repeat(count)));
+    let mut other = bed.connect();
+    let modest = other.open(&mut bed, KEEP_ALIVE, fields);
+    other.send(&mut bed, &frame(0, 1, modest, &renewal(8)));
+    // Those that were looked at before the turn began are answered in it, too.
+    let per_turn = limits::KEEP_ALIVE_KEYS_PER_TURN / KEYS + 1;
+    let mut answered = Vec::new();
+    while answered.last() != Some(&count) {
+        assert!(answered.len() < count, "{answered:?}");
+        bed.turn();
+        bed.finish_log_write();
+        peer.take(&mut bed);
+        other.take(&mut bed);
+        let heard = peer.answers[&greedy].messages::<LeaseKeepAliveResponse>();
+        assert!(heard.iter().all(|heard| (heard.id, heard.ttl) == (9, 1_000)));
+        answered.push(heard.len());
+        assert!(answered.len() < 4 || other.answer(modest).0 == Some("0"), "all have their turns");
+        let goes_on = bed.server.next_deadline(bed.now_ms) <= bed.now_ms;
+        assert!(goes_on || heard.len() == count, "{answered:?}");
+    }
+    let most = answered.windows(2).map(|pair| pair[1] - pair[0]).max();
+    assert!(most <= Some(per_turn) && answered[0] <= 2 * per_turn, "{answered:?}");
+    bed.turn();
+    peer.take(&mut bed);
+    assert_eq!(peer.answer(greedy).0, Some("0"), "the stream ends when all are answered");
+    assert_serves_with(&mut bed, &token);
+}
+
+#[test]
 fn keep_alives_beyond_the_bound_wait_and_none_is_lost() {
     let mut bed = Bed::ready();
     let mut peer = bed.connect();
