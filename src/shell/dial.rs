@@ -165,7 +165,7 @@ mod tests {
     #[test]
     fn a_lookup_that_takes_longer_than_its_attempt_serves_the_next_one() {
         let (mut names, begin) = (Names::default(), Instant::now());
-        let mut ask = |names: &mut Names, ms| {
+        let ask = |names: &mut Names, ms| {
             names.ask("m1.example", 2380, begin + Duration::from_millis(ms))
         };
         assert_eq!(ask(&mut names, 0), Asked::Unknown);

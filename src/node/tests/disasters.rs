@@ -239,6 +239,7 @@ fn a_crash_at_any_moment_of_forcing_leaves_a_member_that_can_be_forced_again() {
         }
         net.bed(leader).forces_new_cluster = true;
         net.start(leader);
+        net.bed(leader).forces_new_cluster = false;
         net.stalled.insert(leader);
         net.node(leader).background.checkpoint.demand();
         for _ in 0..steps {
