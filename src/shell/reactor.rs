@@ -131,9 +131,9 @@ impl Core {
         self.connections_max
     }
 
-    /// Whether another connection may be accepted. Sockets that only linger count no more.
+    /// Whether another connection may be accepted: a descriptor is left for it. Files of the log need theirs.
     pub fn has_room(&self) -> bool {
-        self.connections.borrow().len() + self.tls.handshakes() < self.connections_max
+        Socket::open() < self.connections_max
     }
 
     pub fn is_ready(&self) -> bool {

@@ -8,7 +8,7 @@ use futures_lite::io::{AsyncRead, AsyncWrite};
 use glommio::net::TcpStream;
 use smallvec::SmallVec;
 use socket2::SockRef;
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::io::{self, IoSlice};
 use std::net::{Shutdown, SocketAddr};
 use std::os::fd::{AsRawFd, BorrowedFd, RawFd};
@@ -25,6 +25,11 @@ pub struct Socket {
     fd: RawFd,
 }
 
+thread_local! {
+    /// Sockets that there are, those included whose connection is over and that only linger.
+    static OPEN: Cell<usize> = const { Cell::new(0) };
+}
+
 /// What a socket made of a send.
 pub enum Sent {
     All,
@@ -35,7 +40,13 @@ pub enum Sent {
 
 impl Socket {
     pub fn new(stream: TcpStream) -> Socket {
+        OPEN.set(OPEN.get() + 1);
         Socket { fd: stream.as_raw_fd(), stream: RefCell::new(stream) }
+    }
+
+    /// How many there are of this thread: each has a descriptor.
+    pub fn open() -> usize {
+        OPEN.get()
     }
 
     /// The address of the other end; none on a Unix socket.
@@ -116,6 +127,12 @@ impl Socket {
 
     pub fn poll_write(&self, context: &mut Context<'_>, data: &[u8]) -> Poll<io::Result<usize>> {
         Pin::new(&mut *self.stream.borrow_mut()).poll_write(context, data)
+    }
+}
+
+impl Drop for Socket {
+    fn drop(&mut self) {
+        OPEN.set(OPEN.get() - 1);
     }
 }
 

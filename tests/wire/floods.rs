@@ -3,6 +3,9 @@
 
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
+use std::os::unix::process::CommandExt;
+use std::process::Command;
+use std::sync::Arc;
 use std::time::Duration;
 
 use prost::Message;
@@ -199,6 +202,44 @@ fn idle_connections_cost_little_and_nobody_waits_for_them() {
     eprintln!("{count} idle connections: {each} bytes of heap each");
     assert!(each < 16_384, "{each} bytes for an idle connection");
     drop(idle);
+}
+
+#[test]
+fn sockets_whose_connections_are_over_leave_descriptors_for_files() {
+    const LIMIT: usize = 500;
+    let limited = |command: &mut Command| {
+        let limit = || {
+            let limit = libc::rlimit { rlim_cur: LIMIT as u64, rlim_max: LIMIT as u64 };
+            // SAFETY: the kernel reads `limit`, which lives through the call.
+            match unsafe { libc::setrlimit(libc::RLIMIT_NOFILE, &raw const limit) } {
+                0 => Ok(()),
+                _ => Err(std::io::Error::last_os_error()),
+            }
+        };
+        // SAFETY: between fork and exec there is one system call.
+        unsafe { command.pre_exec(limit) };
+    };
+    let server = Server::start_prepared("http", &[], Arc::new(limited));
+    let descriptors = || {
+        let listed = std::fs::read_dir(format!("/proc/{}/fd", server.pid()));
+        listed.expect("a process of ours").count()
+    };
+    // Each is refused and ended by the server, which waits a while for the other end to do so as well.
+    let mut refused = Vec::new();
+    let mut most = 0;
+    for n in 0..LIMIT + 200 {
+        let mut tcp = TcpStream::connect(server.client).expect("a connection");
+        tcp.write_all(b"nonsense\r\n\r\n").expect("the socket takes it");
+        refused.push(tcp);
+        if n % 10 == 0 {
+            most = most.max(descriptors());
+        }
+    }
+    held(&server, |_| ());
+    assert!(most > LIMIT / 2, "only {most} descriptors: they do not linger");
+    assert!(most < LIMIT - 50, "{most} descriptors of {LIMIT}");
+    let log = server.log();
+    assert!(!log.iter().any(|line| line.contains("failed to accept")), "{log:#?}");
 }
 
 /// Ten thousand, or what the limit on file descriptors of this process allows.

@@ -53,10 +53,6 @@ impl Handshakes {
         }
     }
 
-    pub fn len(&self) -> usize {
-        self.open.borrow().len()
-    }
-
     /// `checks_address`: the certificate has to fit the address of the other end.
     pub async fn run(
         &self,

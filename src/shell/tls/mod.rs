@@ -84,10 +84,6 @@ impl Tls {
         self.peers.current().client.clone()
     }
 
-    pub fn handshakes(&self) -> usize {
-        self.handshakes.len()
-    }
-
     /// Greets whoever has dialled; None if there is no session with it, and the log says why.
     async fn greet(&self, core: &Core, socket: &Socket, kind: Kind) -> Option<Session> {
         let transport = match kind {
