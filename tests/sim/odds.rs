@@ -109,6 +109,8 @@ pub struct Odds {
     pub replay_dirty_bytes: u64,
     /// Dirty bytes of a state that arrives, at which it is written back; a value of some keys is larger than the least.
     pub snapshot_dirty_bytes: u64,
+    /// Writes of the log are held back for those who were just answered, as by a real clock.
+    pub holds_writes: bool,
 }
 
 fn maybe(random: &mut Random, most: u64) -> u64 {
@@ -160,7 +162,7 @@ impl Odds {
             down_us: random.pick(&[100_000, 1_000_000, 6_000_000]),
             pause_us: random.pick(&[200_000, 2_000_000, 8_000_000]),
             cut_us: random.pick(&[300_000, 3_000_000, 12_000_000]),
-            clients: random.between(1, 5),
+            clients: if random.one_in(6) { 12 } else { random.between(1, 5) },
             think_us: random.pick(&[5_000, 50_000, 200_000, 400_000]),
             patience_us: random.pick(&[500_000, 2_000_000, 7_000_000]),
             keys: random.pick(&[1, 3, 8, 24]),
@@ -168,6 +170,7 @@ impl Odds {
             requests,
             slow_watchers: maybe(random, 500),
             replay_dirty_bytes: random.pick(&[256 << 10, 1 << 20, REPLAY_DIRTY_BYTES]),
+            holds_writes: random.one_in(2),
             snapshot_dirty_bytes: random.pick(&[4 << 10, 256 << 10, SNAPSHOT_DIRTY_BYTES]),
         }
     }

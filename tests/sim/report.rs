@@ -71,6 +71,7 @@ impl Report {
             "progress told",
             "watches compacted",
             "watches resumed",
+            "writes of the log that were held back",
         ] {
             assert!(self.count(what) > 0, "no {what}");
         }

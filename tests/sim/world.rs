@@ -359,7 +359,8 @@ impl World {
                 }
                 Input::Arrived(conn) => process.front.arrived(conn),
                 Input::LogDone(op) => {
-                    process.node.log_op_done(op, u64::MAX);
+                    let log_us = if self.odds.holds_writes { now_us } else { u64::MAX };
+                    process.node.log_op_done(op, log_us);
                     self.check_laws(id);
                 }
                 Input::LogFull(op) => process.node.log_no_space(op),
@@ -396,8 +397,23 @@ impl World {
         }
         self.start_disk_ops(id);
         self.speak(id);
+        self.hold_write(id);
         self.plan_next_turn(id);
         self.end_if_asked(id);
+    }
+
+    /// What was answered is on its way; the next write of the log may wait for those who ask again.
+    fn hold_write(&mut self, id: u64) {
+        if !self.odds.holds_writes {
+            return;
+        }
+        let now_us = self.now_us;
+        let process = self.members.get_mut(&id).and_then(|member| member.process.as_mut());
+        let wait_us = process.and_then(|process| process.node.answers_sent(now_us));
+        if let Some(wait_us) = wait_us {
+            self.count("writes of the log that were held back");
+            self.plan_turn(id, now_us + wait_us.max(1));
+        }
     }
 
     /// A member that was removed ends, and does not come back.
@@ -486,7 +502,8 @@ impl World {
         let Some(member) = self.members.get_mut(&id) else { return };
         let Some(process) = member.process.as_mut() else { return };
         let mut logged = Vec::new();
-        while let Some((op_id, op)) = process.node.next_log_op(u64::MAX) {
+        let log_us = if self.odds.holds_writes { now_us } else { u64::MAX };
+        while let Some((op_id, op)) = process.node.next_log_op(log_us) {
             if let wal::Op::Write { segment, offset, data } = &op {
                 let records = Record::of_write(*segment, *offset, data);
                 logged.extend(member.shadow.write(op_id, records));
