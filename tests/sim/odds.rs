@@ -107,7 +107,8 @@ pub struct Odds {
     /// Dirty pages that replay of the log leaves unwritten. Not so few that a slow disk has a member replay for longer
     /// than it may be without a write after healing.
     pub replay_dirty_bytes: u64,
-    /// Dirty bytes of a state that arrives, at which it is written back; a value of some keys is larger than the least.
+    /// Dirty bytes of a state that arrives, at which it is written back. Not so few that a piece waits for each write:
+    /// what is not taken comes again two heartbeats later.
     pub snapshot_dirty_bytes: u64,
     /// Writes of the log are held back for those who were just answered, as by a real clock.
     pub holds_writes: bool,
@@ -171,7 +172,7 @@ impl Odds {
             slow_watchers: maybe(random, 500),
             replay_dirty_bytes: random.pick(&[256 << 10, 1 << 20, REPLAY_DIRTY_BYTES]),
             holds_writes: random.one_in(2),
-            snapshot_dirty_bytes: random.pick(&[4 << 10, 256 << 10, SNAPSHOT_DIRTY_BYTES]),
+            snapshot_dirty_bytes: random.pick(&[256 << 10, 1 << 20, SNAPSHOT_DIRTY_BYTES]),
         }
     }
 }
