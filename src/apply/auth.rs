@@ -46,6 +46,7 @@ impl Applier {
                 }
                 let mut keys = self.mvcc.reader(self.store.view()).keys_of_lease(lease);
                 while let Some(key) = keys.next()? {
+                    self.lease_keys_checked.update(|count| count + 1);
                     self.auth.permits(who, right, key, b"")?;
                 }
                 Ok(())

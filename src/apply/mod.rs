@@ -21,6 +21,8 @@ use prost::Message;
 pub use alarm::Alarms;
 pub use state::{adopt, identity};
 
+use std::cell::Cell;
+
 use crate::auth::{Auth, AuthError, Identity};
 use crate::lease::{LeaseId, Lessor, TTL_MAX_S};
 use crate::membership::{ChangeError, Cluster};
@@ -134,6 +136,8 @@ pub struct Applier {
     pub cluster_version: String,
     pub notices: Vec<Notice>,
     pub counts: Counts,
+    /// Keys of leases that a permission was looked up for.
+    pub lease_keys_checked: Cell<u64>,
     options: Options,
     applied_index: u64,
     applied_term: u64,
@@ -178,6 +182,7 @@ impl Applier {
             cluster_version,
             notices: Vec::new(),
             counts: Counts::default(),
+            lease_keys_checked: Cell::new(0),
             options,
             applied_index,
             applied_term,

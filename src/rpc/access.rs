@@ -364,8 +364,10 @@ impl Core {
         }
         // Whoever is nobody takes nothing of what the others have.
         self.require_user()?;
-        self.spend_on_lease(lease)?;
-        self.permit(|visit| access::lease_keep_alive(lease, visit))
+        let before = self.node.applier.lease_keys_checked.get();
+        let permitted = self.permit(|visit| access::lease_keep_alive(lease, visit));
+        self.spend_on_keys(self.node.applier.lease_keys_checked.get() - before);
+        permitted
     }
 
     pub(super) fn permit_lease_keys(&mut self, lease: i64) -> Result<(), RpcError> {

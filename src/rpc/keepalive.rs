@@ -33,7 +33,7 @@ pub struct KeepAliveCall {
 #[derive(Default)]
 pub struct Turns {
     /// Keys of leases that may still be looked at in this one.
-    keys_left: usize,
+    keys_left: u64,
     /// Streams that wait for the next one, by their places.
     waiting: BTreeMap<u64, StreamKey>,
     last_place: u64,
@@ -142,12 +142,10 @@ impl Core {
         }
     }
 
-    /// A renewal looks at all keys of its lease.
-    pub(super) fn spend_on_lease(&mut self, lease: i64) -> Result<(), RpcError> {
-        let left = self.keep_alive_turns.keys_left;
-        let keys = self.count_keys_of_lease(lease, left).map_err(|error| self.read_error(error))?;
-        self.keep_alive_turns.keys_left = left.saturating_sub(keys + 1);
-        Ok(())
+    /// A renewal has looked at so many keys.
+    pub(super) fn spend_on_keys(&mut self, keys: u64) {
+        let left = &mut self.keep_alive_turns.keys_left;
+        *left = left.saturating_sub(keys + 1);
     }
 
     /// The answer to a renewal: its stream gets it when all before it have theirs.

@@ -111,17 +111,6 @@ impl Core {
         Ok(keys)
     }
 
-    /// How many keys a lease has, but at most `max`.
-    pub(super) fn count_keys_of_lease(&self, id: i64, max: usize) -> Result<usize, MvccError> {
-        let applier = &self.node.applier;
-        let mut attached = applier.mvcc.reader(applier.store.view()).keys_of_lease(id);
-        let mut count = 0;
-        while count < max && attached.next()?.is_some() {
-            count += 1;
-        }
-        Ok(count)
-    }
-
     pub(super) fn lease_leases(&mut self, message: Bytes) -> Answer {
         let _: LeaseLeasesRequest = attempt!(decode(message));
         let leases = self.node.applier.lessor.list();

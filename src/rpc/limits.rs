@@ -43,7 +43,7 @@ pub const KEEP_ALIVE_QUEUE_MAX: usize = 1_024;
 
 /// Keys of leases that are looked at in one turn, where whoever keeps a lease alive needs a right on each of its keys;
 /// each keep-alive counts for one more. Those beyond it wait for the next turn. Chosen: a millisecond or two.
-pub const KEEP_ALIVE_KEYS_PER_TURN: usize = 10_000;
+pub const KEEP_ALIVE_KEYS_PER_TURN: u64 = 10_000;
 
 /// A range is answered in one piece up to this size; above, its state is pinned and the answer is made
 /// as the client takes it. Chosen: a page of 500 Kubernetes objects is mostly below.

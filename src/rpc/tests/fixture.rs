@@ -12,9 +12,10 @@ use crate::h2::hpack::Decoder;
 use crate::h2::{self, PREFACE, encode_block};
 use crate::membership::{Cluster, Member};
 use crate::node::{self, Metadata, Node, Recovered, Retention};
+use crate::proto::authpb::{Permission, permission::Type};
 use crate::proto::etcdserverpb::{
-    AuthEnableRequest, AuthUserAddRequest, AuthUserGrantRoleRequest, AuthenticateRequest,
-    AuthenticateResponse,
+    AuthEnableRequest, AuthRoleAddRequest, AuthRoleGrantPermissionRequest, AuthUserAddRequest,
+    AuthUserGrantRoleRequest, AuthenticateRequest, AuthenticateResponse,
 };
 use crate::rpc::{Access, ConnId, ListenerKind, Metrics, Options, PENDING_PROPOSALS_MAX, Server};
 use crate::store::{self, MemoryDisk};
@@ -161,11 +162,32 @@ impl Bed {
         let (name, password) = ("root".to_owned(), "secret".to_owned());
         let add = AuthUserAddRequest { name, password, ..Default::default() };
         let grant = AuthUserGrantRoleRequest { user: add.name.clone(), role: add.name.clone() };
-        let log_in = AuthenticateRequest { name: add.name.clone(), password: add.password.clone() };
         peer.auth(self, "UserAdd", &add);
         peer.auth(self, "UserGrantRole", &grant);
         peer.auth(self, "AuthEnable", &AuthEnableRequest {});
-        peer.auth(self, "Authenticate", &log_in)
+        self.log_in(&add.name, &add.password)
+    }
+
+    /// Adds a user who may write a range, with the name as password.
+    pub fn add_writer(&mut self, name: &'static str, key: &'static str, range_end: &'static str) {
+        let mut peer = self.connect();
+        let name = name.to_owned();
+        let (perm_type, key, range_end) = (Type::Write as i32, key.into(), range_end.into());
+        let perm = Some(Permission { perm_type, key, range_end });
+        let password = name.clone();
+        let user = AuthUserAddRequest { name: name.clone(), password, ..Default::default() };
+        peer.auth(self, "UserAdd", &user);
+        peer.auth(self, "RoleAdd", &AuthRoleAddRequest { name: name.clone() });
+        let grant = AuthRoleGrantPermissionRequest { name: name.clone(), perm };
+        peer.auth(self, "RoleGrantPermission", &grant);
+        let grant = AuthUserGrantRoleRequest { user: name.clone(), role: name };
+        peer.auth(self, "UserGrantRole", &grant);
+    }
+
+    /// The token of a user.
+    pub fn log_in(&mut self, name: &str, password: &str) -> String {
+        let (name, password) = (name.to_owned(), password.to_owned());
+        self.connect().auth(self, "Authenticate", &AuthenticateRequest { name, password })
     }
 
     pub fn connect(&mut self) -> Peer {
