@@ -86,7 +86,7 @@ pub enum Refusal {
 }
 
 /// The state of a member on its way to another, in pieces that are acknowledged. `transfer` names
-/// one transfer of one sender; a receiver that lost pieces acknowledges where it wants to go on.
+/// one transfer of one sender. What is not acknowledged for a while is sent again.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum SnapshotMessage {
     /// `length` bytes follow, which stand for `meta`. `term` is that of the sender.
@@ -101,7 +101,8 @@ pub enum SnapshotMessage {
         offset: u64,
         data: Bytes,
     },
-    /// All before `offset` has arrived.
+    /// All before `offset` has arrived, and as much as is in a window may follow. Said again, it keeps
+    /// the sender waiting.
     Received {
         transfer: u64,
         offset: u64,

@@ -7,8 +7,9 @@
 //!
 //! Steps at the receiver, each of which may be the last before a crash:
 //! 1. A new file, beside the store's. A start removes one that it finds.
-//! 2. Entries arrive and are put; checkpoints bound what is dirty. The rule of credit: what is
-//!    acknowledged may not be durable, since a crash begins anew.
+//! 2. Entries arrive and are put; checkpoints bound what is dirty, and while the disk is behind with
+//!    these, pieces are taken and not acknowledged, so that the sender waits at the end of its
+//!    window. The rule of credit: what is acknowledged may not be durable, since a crash begins anew.
 //! 3. All has arrived, its checksum is right, the own id is put in place of the sender's, and a last
 //!    checkpoint makes it durable.
 //! 4. Raft says whether it is still wanted.

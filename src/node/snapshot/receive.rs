@@ -4,7 +4,7 @@ use std::collections::VecDeque;
 
 use bytes::Bytes;
 
-use super::super::limits::SNAPSHOT_SILENCE_MS;
+use super::super::limits::{SNAPSHOT_SILENCE_MS, SNAPSHOT_WINDOW_BYTES};
 use super::super::message::{PeerMessage, SnapshotMessage};
 use super::super::{Node, members};
 use super::format::Writer;
@@ -40,6 +40,8 @@ pub struct Incoming {
     number: u64,
     meta: SnapshotMeta,
     writer: Writer,
+    /// How much of what is taken the sender may know of, and send as much more.
+    acknowledged: u64,
     store: Option<Store>,
     stage: Stage,
     /// Operations on its file that are not done.
@@ -85,10 +87,8 @@ impl Node {
         if let Some(incoming) = &mut self.incoming {
             if incoming.is(from, number) {
                 incoming.heard_ms = self.now_ms;
-                let offset = incoming.writer.taken();
                 if incoming.stage == Stage::Receiving {
-                    let message = SnapshotMessage::Received { transfer: number, offset };
-                    self.say_snapshot(from, message);
+                    self.say_received();
                 }
                 return;
             }
@@ -106,6 +106,7 @@ impl Node {
             number,
             meta,
             writer: Writer::new(length),
+            acknowledged: 0,
             store: None,
             stage: Stage::Creating { asked: false },
             ops_out: 0,
@@ -133,24 +134,18 @@ impl Node {
         else {
             return;
         };
-        if offset == incoming.writer.taken() {
-            if store.dirty_bytes() > 2 * dirty_bytes {
-                // Not taken, so it comes again when the disk has caught up.
-                return write_back(store);
-            }
+        let window_end = incoming.acknowledged + SNAPSHOT_WINDOW_BYTES as u64;
+        if offset == incoming.writer.taken() && offset < window_end {
             if incoming.writer.take(store, data).is_err() {
                 return self.reject_snapshot();
             }
-            if store.dirty_bytes() > dirty_bytes {
-                write_back(store);
-            }
             if incoming.writer.is_complete() {
-                self.finish_receiving();
+                return self.finish_receiving();
             }
         }
-        if let Some(incoming) = &self.incoming {
-            let offset = incoming.writer.taken();
-            self.say_snapshot(from, SnapshotMessage::Received { transfer: number, offset });
+        if has_room(store, dirty_bytes) {
+            incoming.acknowledged = incoming.writer.taken();
+            self.say_received();
         }
     }
 
@@ -164,6 +159,8 @@ impl Node {
             store.commit(position.index.0);
             store.begin_checkpoint();
             incoming.stage = Stage::Finishing;
+            incoming.acknowledged = incoming.writer.taken();
+            self.say_received();
         } else {
             self.reject_snapshot();
         }
@@ -181,8 +178,23 @@ impl Node {
     /// One turn of what arrives.
     pub(in super::super) fn receive_snapshot(&mut self) {
         let (now_ms, heartbeat_ms) = (self.now_ms, self.options.heartbeat_ms);
+        let dirty_bytes = self.options.snapshot_dirty_bytes;
         let Some(incoming) = &mut self.incoming else { return };
+        let waits = now_ms < incoming.say_ms;
         match incoming.stage {
+            Stage::Receiving if incoming.acknowledged < incoming.writer.taken() => {
+                let Some(store) = &mut incoming.store else { return };
+                let has_room = has_room(store, dirty_bytes);
+                if has_room {
+                    incoming.acknowledged = incoming.writer.taken();
+                    // Until now it was told to wait.
+                    incoming.heard_ms = now_ms;
+                }
+                if has_room || !waits {
+                    incoming.say_ms = now_ms + heartbeat_ms;
+                    self.say_received();
+                }
+            }
             Stage::Creating { .. } | Stage::Receiving
                 if incoming.heard_ms + SNAPSHOT_SILENCE_MS < now_ms =>
             {
@@ -198,11 +210,9 @@ impl Node {
                 } else if !store.checkpoint_running() {
                     // One was running that held less.
                     store.begin_checkpoint();
-                } else if now_ms >= incoming.say_ms {
+                } else if !waits {
                     incoming.say_ms = now_ms + heartbeat_ms;
-                    let (from, transfer) = (incoming.from, incoming.number);
-                    let offset = incoming.writer.taken();
-                    self.say_snapshot(from, SnapshotMessage::Received { transfer, offset });
+                    self.say_received();
                 }
             }
             _ => {}
@@ -274,8 +284,7 @@ impl Node {
         if let Stage::Creating { asked: true } = incoming.stage {
             incoming.stage = Stage::Receiving;
             incoming.store = Some(store);
-            let (from, transfer) = (incoming.from, incoming.number);
-            self.say_snapshot(from, SnapshotMessage::Received { transfer, offset: 0 });
+            self.say_received();
         }
     }
 
@@ -332,15 +341,22 @@ impl Node {
         Ok(())
     }
 
+    fn say_received(&mut self) {
+        let Some(incoming) = &self.incoming else { return };
+        let (from, transfer, offset) = (incoming.from, incoming.number, incoming.acknowledged);
+        self.say_snapshot(from, SnapshotMessage::Received { transfer, offset });
+    }
+
     fn say_snapshot(&mut self, to: NodeId, message: SnapshotMessage) {
         self.messages.push((to, PeerMessage::Snapshot(message)));
     }
 }
 
-/// Begins to make durable what has arrived so far.
-fn write_back(store: &mut Store) {
-    if !store.checkpoint_running() {
+/// Whether more may arrive. From `dirty_bytes` on, what has arrived is made durable.
+fn has_room(store: &mut Store, dirty_bytes: u64) -> bool {
+    if store.dirty_bytes() > dirty_bytes && !store.checkpoint_running() {
         store.commit(0);
         store.begin_checkpoint();
     }
+    store.dirty_bytes() <= 2 * dirty_bytes
 }

@@ -198,11 +198,8 @@ impl Node {
         };
         match answer {
             Answer::Received(offset) => {
-                // At the end the receiver makes the state durable, and says so from time to time.
-                let is_news = !transfer.is_taken
-                    || offset > transfer.acknowledged
-                    || offset == transfer.length;
-                if offset > transfer.cut || !is_news {
+                // Said again, it means that the receiver waits for its disk.
+                if offset > transfer.cut || offset < transfer.acknowledged {
                     return;
                 }
                 transfer.is_taken = true;

@@ -16,6 +16,8 @@ pub(super) struct Net {
     cut: BTreeSet<(u64, u64)>,
     /// Members whose log is written to a disk that does not answer.
     pub stalled: BTreeSet<u64>,
+    /// The offsets of all pieces of states that were sent.
+    pieces: Vec<u64>,
     now_ms: u64,
 }
 
@@ -29,7 +31,7 @@ impl Net {
         let cluster = Cluster::restore(1, (1..=count).map(member));
         let members = (1..=count).map(|id| Bed::stopped(id, cluster.clone(), false)).collect();
         let (wires, cut, stalled) = (VecDeque::new(), BTreeSet::new(), BTreeSet::new());
-        let mut net = Net { members, wires, cut, stalled, now_ms: 0 };
+        let mut net = Net { members, wires, cut, stalled, pieces: Vec::new(), now_ms: 0 };
         net.members.iter_mut().for_each(Bed::start);
         net
     }
@@ -93,6 +95,10 @@ impl Net {
             }
         }
         for (from, to, message) in std::mem::take(&mut self.wires) {
+            if let PeerMessage::Snapshot(message::SnapshotMessage::Piece { offset, .. }) = &message
+            {
+                self.pieces.push(*offset);
+            }
             if self.cut.contains(&(from.0, to.0)) {
                 continue;
             }
@@ -395,6 +401,10 @@ fn arrives_with(snapshot_dirty_bytes: u64) {
     net.heal();
     net.until("a snapshot", |net| net.node(follower).snapshot_counts().received == 1);
     assert!(!net.node(follower).background.is_damaged());
+    // It waits for the disk, and nothing is sent again meanwhile.
+    let once: BTreeSet<u64> = net.pieces.iter().copied().collect();
+    assert!(once.len() > 16, "more than a window");
+    assert_eq!(once.len(), net.pieces.len(), "{:?}", net.pieces);
 }
 
 #[test]
