@@ -278,7 +278,7 @@ impl Bed {
             }
             SnapshotOp::Install => {
                 self.store = self.incoming.take().expect("created before");
-                self.node().snapshot_installed(now_ms).unwrap();
+                self.node().snapshot_installed(now_ms);
             }
             SnapshotOp::Discard => {
                 self.incoming = None;

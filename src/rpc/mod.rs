@@ -576,8 +576,8 @@ impl Server {
         self.core.node.snapshot_discarded();
     }
 
-    pub fn snapshot_installed(&mut self, now_ms: u64) -> Result<(), Corruption> {
-        self.core.node.snapshot_installed(now_ms)
+    pub fn snapshot_installed(&mut self, now_ms: u64) {
+        self.core.node.snapshot_installed(now_ms);
     }
 }
 

@@ -650,7 +650,7 @@ impl World {
             }
             SnapshotOp::Store(op, _) if full => node.snapshot_no_space(Some(op)),
             SnapshotOp::Store(op, _) => node.snapshot_store_op_done(op),
-            SnapshotOp::Install => node.snapshot_installed(now_ms).expect("a sound store"),
+            SnapshotOp::Install => node.snapshot_installed(now_ms),
             SnapshotOp::Discard => node.snapshot_discarded(),
         }
         if is_install {

@@ -6,12 +6,12 @@ use bytes::Bytes;
 
 use super::super::limits::{SNAPSHOT_SILENCE_MS, SNAPSHOT_WINDOW_BYTES};
 use super::super::message::{PeerMessage, SnapshotMessage};
-use super::super::{Node, members};
+use super::super::{Node, OpenError, members};
 use super::format::Writer;
 use super::{SnapshotOp, Transferred};
 use crate::apply::{self, Applier, Notice};
 use crate::raft::{Body, Message, NodeId, Persist, SnapshotMeta, Term};
-use crate::store::{self, Corruption, Store};
+use crate::store::{self, Store};
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 enum Stage {
@@ -42,7 +42,10 @@ pub struct Incoming {
     writer: Writer,
     /// How much of what is taken the sender may know of, and send as much more.
     acknowledged: u64,
+    /// While it arrives.
     store: Option<Store>,
+    /// From when it is whole.
+    applier: Option<Applier>,
     stage: Stage,
     /// Operations on its file that are not done.
     ops_out: usize,
@@ -108,6 +111,7 @@ impl Node {
             writer: Writer::new(length),
             acknowledged: 0,
             store: None,
+            applier: None,
             stage: Stage::Creating { asked: false },
             ops_out: 0,
             begun_ms: self.now_ms,
@@ -206,7 +210,7 @@ impl Node {
                 let Some(store) = &mut incoming.store else { return };
                 let is_durable = store.durable_mark() == incoming.meta.position.index.0;
                 if is_durable && !store.checkpoint_running() {
-                    incoming.stage = Stage::Whole;
+                    self.open_received();
                 } else if !store.checkpoint_running() {
                     // One was running that held less.
                     store.begin_checkpoint();
@@ -218,6 +222,30 @@ impl Node {
             _ => {}
         }
         self.judge_snapshot();
+    }
+
+    /// All is durable. It has to be a state that this member can live with before it takes the place of
+    /// one that is.
+    fn open_received(&mut self) {
+        let (now_ms, member_id) = (self.now_ms, self.options.metadata.member_id);
+        let options = self.applier.options().clone();
+        let Some(incoming) = &mut self.incoming else { return };
+        let Some(store) = incoming.store.take() else { return };
+        match open_member(store, member_id, options, now_ms) {
+            Ok(applier) => {
+                incoming.applier = Some(applier);
+                incoming.stage = Stage::Whole;
+            }
+            Err(error) => {
+                let from = incoming.from;
+                tracing::error!(
+                    member = %format_args!("{:x}", from.0),
+                    %error,
+                    "the state that a member has sent is damaged and is not taken"
+                );
+                self.reject_snapshot();
+            }
+        }
     }
 
     /// Hands a state that is whole to Raft. What is committed is so for every leader, whoever sent
@@ -270,7 +298,7 @@ impl Node {
             }
             Stage::Discarding { asked: asked @ false } if is_idle => {
                 *asked = true;
-                incoming.store = None;
+                (incoming.store, incoming.applier) = (None, None);
                 Some(SnapshotOp::Discard)
             }
             _ => None,
@@ -313,32 +341,20 @@ impl Node {
     }
 
     /// The new store has the old one's name, durably: it is this member's state from here on.
-    pub fn snapshot_installed(&mut self, now_ms: u64) -> Result<(), Corruption> {
+    pub fn snapshot_installed(&mut self, now_ms: u64) {
         let incoming = self.incoming.take().expect("a snapshot is being installed");
-        let Incoming { store, deferred, from, begun_ms, .. } = incoming;
-        let store = store.expect("it is whole");
-        let options = self.applier.options().clone();
-        let member_id = self.options.metadata.member_id;
-        let identity = apply::identity(&store).map_err(crate::mvcc::MvccError::into_corruption)?;
-        let (cluster, _) = identity.expect("it was put into it");
-        let applier = Applier::open(store, cluster, member_id, options, now_ms);
-        let applier = applier.map_err(crate::mvcc::MvccError::into_corruption)?;
-        let former = std::mem::replace(&mut self.applier, applier);
+        let Incoming { applier, deferred, from, begun_ms, .. } = incoming;
+        let former = std::mem::replace(&mut self.applier, applier.expect("it is whole"));
         self.applier.auth.take_tokens(former.auth);
         self.applier.notices.extend([Notice::StateReplaced, Notice::MembersChanged]);
         self.background.store_replaced(now_ms);
         self.count_snapshot(from).received += 1;
         let took_ms = now_ms.saturating_sub(begun_ms);
         self.transferred.push(Transferred { other: from, is_sent: false, took_ms });
-        assert!(
-            members::configuration(&self.applier).is_ok(),
-            "the members of a snapshot and the configuration of its log disagree"
-        );
         self.forget_strangers();
         for persist in deferred {
             self.write_persist(persist);
         }
-        Ok(())
     }
 
     fn say_received(&mut self) {
@@ -350,6 +366,19 @@ impl Node {
     fn say_snapshot(&mut self, to: NodeId, message: SnapshotMessage) {
         self.messages.push((to, PeerMessage::Snapshot(message)));
     }
+}
+
+/// Reads what a member needs of a received state.
+fn open_member(
+    store: Store,
+    member_id: u64,
+    options: apply::Options,
+    now_ms: u64,
+) -> Result<Applier, OpenError> {
+    let (cluster, _) = apply::identity(&store)?.expect("it was put into it");
+    let applier = Applier::open(store, cluster, member_id, options, now_ms)?;
+    members::configuration(&applier)?;
+    Ok(applier)
 }
 
 /// Whether more may arrive. From `dirty_bytes` on, what has arrived is made durable.

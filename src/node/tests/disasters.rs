@@ -129,6 +129,42 @@ fn a_file_that_is_being_made_for_a_state_is_not_removed_before_it_is_there() {
 }
 
 #[test]
+fn a_damaged_state_does_not_replace_one_that_is_sound() {
+    const META: store::Tree = store::Tree(2);
+    const DAMAGE: &[u8] = b"alarm/with half a key";
+    let mut net = Net::of(3);
+    let leader = net.leader();
+    let follower = net.follower();
+    net.put_now(leader, "before", "v");
+    net.settle();
+    checkpoint(&mut net, follower);
+    net.stop(follower);
+    for round in 0..400 {
+        net.put(leader, &format!("k{}", round % 90), "v");
+        net.run(if round % 50 == 0 { 30 } else { 0 });
+    }
+    net.run(500);
+    let store = &mut net.node(leader).applier.store;
+    store.put(META, DAMAGE, b"", false).unwrap();
+    store.commit(store.committed_mark());
+    net.start(follower);
+    net.until("a refusal", |net| net.node(follower).snapshot_counts().receive_failed > 0);
+    // It has what it had, and a start finds that.
+    net.isolate(follower);
+    net.stop(follower);
+    net.start(follower);
+    assert_eq!(net.bed(follower).get("before", 0).as_deref(), Some("v"));
+    assert!(net.bed(follower).get("k7", 0).is_none());
+    let store = &mut net.node(leader).applier.store;
+    store.delete(META, DAMAGE).unwrap();
+    store.commit(store.committed_mark());
+    net.heal();
+    net.until("the state", |net| net.node(follower).snapshot_counts().received == 1);
+    net.settle();
+    assert!(net.bed(follower).get("k7", 0).is_some());
+}
+
+#[test]
 fn a_lease_is_not_ended_with_the_former_one_of_its_id() {
     let mut net = Net::of(3);
     let leader = net.leader();
