@@ -11,7 +11,7 @@
 //!    these, pieces are taken and not acknowledged, so that the sender waits at the end of its
 //!    window. The rule of credit: what is acknowledged may not be durable, since a crash begins anew.
 //! 3. All has arrived, its checksum is right, the own id is put in place of the sender's, and a last
-//!    checkpoint makes it durable.
+//!    checkpoint makes it durable. It is opened: what cannot be read is discarded here.
 //! 4. Raft says whether it is still wanted.
 //! 5. The file gets the store's name, by one rename that is made durable. From here on the new state
 //!    is the one.
