@@ -45,6 +45,8 @@ const RUST_NAMES: &[(&str, &str)] = &[("peerURLs", "peer_urls"), ("clientURLs", 
 fn main() -> Result<(), Box<dyn Error>> {
     println!("cargo::rerun-if-changed=build.rs");
     println!("cargo::rerun-if-changed={ROOT}");
+    // `src/shell/uring.rs` stands between glommio and the kernel where rings are made.
+    println!("cargo::rustc-link-arg=-Wl,--wrap=__sys_io_uring_setup");
 
     let mut compiler = protox::Compiler::new([ROOT])?;
     compiler.include_imports(true).open_files(SCHEMAS)?;

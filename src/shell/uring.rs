@@ -1,14 +1,19 @@
-//! Asks the kernel whether io_uring is there and may be used, before glommio starts.
+//! Asks the kernel whether io_uring is there and may be used, before glommio starts; and how the kernel
+//! tells glommio what is done.
 //!
 //! glommio leaves the process or panics when an opcode is missing; an operator gets one line
 //! instead that says which of the known reasons it is and what to do. The texts are a pure
 //! function of what the kernel said, so that each can be tested without such a kernel.
 
 use super::limits::MEMLOCK_MIN_BYTES;
+use std::ffi::{c_int, c_uint};
 use std::io;
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 
 const IORING_SETUP_IOPOLL: u32 = 1;
+/// Linux 5.19. What is done waits until the thread enters the kernel anyway; otherwise another CPU interrupts the
+/// thread for each packet.
+const IORING_SETUP_COOP_TASKRUN: u32 = 1 << 8;
 const IORING_REGISTER_PROBE: libc::c_uint = 8;
 const IO_URING_OP_SUPPORTED: u16 = 1;
 const PROBE_OPS: usize = 256;
@@ -177,6 +182,31 @@ fn setup(flags: u32) -> io::Result<OwnedFd> {
     }
 }
 
+/// Makes a ring with the flags that it is called with; once more without ours if the kernel does not know it.
+fn set_up_cooperatively(flags: u32, mut set_up: impl FnMut(u32) -> c_int) -> c_int {
+    let made = set_up(flags | IORING_SETUP_COOP_TASKRUN);
+    let is_refused = made < 0 && io::Error::last_os_error().raw_os_error() == Some(libc::EINVAL);
+    if is_refused { set_up(flags) } else { made }
+}
+
+unsafe extern "C" {
+    /// liburing's `__sys_io_uring_setup`.
+    fn __real___sys_io_uring_setup(entries: c_uint, params: *mut Params) -> c_int;
+}
+
+/// What liburing calls instead of its own `__sys_io_uring_setup`: glommio takes no flags for its rings, so the linker is
+/// told (`build.rs`).
+#[unsafe(no_mangle)]
+unsafe extern "C" fn __wrap___sys_io_uring_setup(entries: c_uint, params: *mut Params) -> c_int {
+    // SAFETY: liburing hands in parameters that live through the call and that nobody else uses.
+    unsafe {
+        set_up_cooperatively((*params).flags, |flags| {
+            (*params).flags = flags;
+            __real___sys_io_uring_setup(entries, params)
+        })
+    }
+}
+
 fn missing_operations(ring: &OwnedFd) -> io::Result<Vec<&'static str>> {
     let none = ProbeOp { op: 0, reserved: 0, flags: 0, reserved2: 0 };
     let mut probe =
@@ -261,6 +291,26 @@ mod tests {
         let found = Surroundings { kernel: "5.5.1", ..Surroundings::default() };
         let line = explain_missing(&["SEND", "RECV"], &found);
         assert!(line.contains("(5.5.1) is too old, it lacks SEND, RECV;"), "{line}");
+    }
+
+    #[test]
+    fn a_kernel_that_does_not_know_cooperation_is_asked_without() {
+        let asked = |refused: u32| {
+            let mut all = Vec::new();
+            let made = set_up_cooperatively(IORING_SETUP_IOPOLL, |flags| {
+                all.push(flags);
+                if flags & refused == 0 {
+                    return 7;
+                }
+                // SAFETY: the error number is this thread's.
+                unsafe { *libc::__errno_location() = libc::EINVAL };
+                -1
+            });
+            (made, all)
+        };
+        assert_eq!(asked(0), (7, vec![0x101]));
+        assert_eq!(asked(IORING_SETUP_COOP_TASKRUN), (7, vec![0x101, 1]));
+        assert_eq!(asked(IORING_SETUP_IOPOLL), (-1, vec![0x101, 1]));
     }
 
     #[test]
