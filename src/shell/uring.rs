@@ -189,6 +189,7 @@ fn set_up_cooperatively(flags: u32, mut set_up: impl FnMut(u32) -> c_int) -> c_i
     if is_refused { set_up(flags) } else { made }
 }
 
+// SAFETY: the signature is that of liburing, which glommio is built with.
 unsafe extern "C" {
     /// liburing's `__sys_io_uring_setup`.
     fn __real___sys_io_uring_setup(entries: c_uint, params: *mut Params) -> c_int;
@@ -196,7 +197,9 @@ unsafe extern "C" {
 
 /// What liburing calls instead of its own `__sys_io_uring_setup`: glommio takes no flags for its rings, so the linker is
 /// told (`build.rs`).
+// SAFETY: nothing else has a name that begins so.
 #[unsafe(no_mangle)]
+// SAFETY: only liburing calls it, as it would call its own.
 unsafe extern "C" fn __wrap___sys_io_uring_setup(entries: c_uint, params: *mut Params) -> c_int {
     // SAFETY: liburing hands in parameters that live through the call and that nobody else uses.
     unsafe {
