@@ -167,15 +167,7 @@ fn proposals_beyond_the_bound_are_refused() {
 
 #[test]
 fn reads_beyond_the_bound_are_refused() {
-    // Before its first entry is durable a member answers no linearizable read.
-    let mut bed = Bed::new();
-    while bed.server.node().raft().leader().is_none() {
-        bed.now_ms += 100;
-        bed.turn();
-        if bed.server.node().raft().leader().is_none() {
-            bed.finish_log_write();
-        }
-    }
+    let mut bed = Bed::unready();
     let per_connection = 10_000;
     let mut peers: Vec<Peer> = Vec::new();
     for _ in 0..limits::PENDING_READS_MAX / per_connection {
@@ -432,14 +424,8 @@ fn keep_alives_whose_leases_have_many_keys_take_turns() {
 
 #[test]
 fn keep_alives_beyond_the_bound_wait_and_none_is_lost() {
-    let mut bed = Bed::ready();
+    let mut bed = Bed::with_ended_lease(9);
     let mut peer = bed.connect();
-    let grant = LeaseGrantRequest { id: 9, ttl: 2 };
-    peer.call(&mut bed, "/etcdserverpb.Lease/LeaseGrant", &grant);
-    bed.settle();
-    bed.now_ms += 3_000;
-    // The lease is over, and its revocation is not durable yet.
-    bed.turn();
     let stream = peer.open(&mut bed, KEEP_ALIVE, &[]);
     let count = 3 * limits::KEEP_ALIVE_QUEUE_MAX;
     let message = LeaseKeepAliveRequest { id: 9 }.encode_to_vec();
@@ -458,16 +444,9 @@ fn keep_alives_beyond_the_bound_wait_and_none_is_lost() {
     }
     peer.take(&mut bed);
     assert_eq!(peer.answer(stream).0, Some("0"), "the stream ends when all are answered");
-    let mut rest = &peer.answers[&stream].data[..];
-    let mut answered = 0;
-    while let Some((prefix, after)) = rest.split_first_chunk::<5>() {
-        let length = u32::from_be_bytes([prefix[1], prefix[2], prefix[3], prefix[4]]) as usize;
-        let response = LeaseKeepAliveResponse::decode(&after[..length]).unwrap();
-        assert_eq!((response.id, response.ttl), (9, 0));
-        rest = &after[length..];
-        answered += 1;
-    }
-    assert_eq!(answered, count);
+    let answered = peer.answers[&stream].messages::<LeaseKeepAliveResponse>();
+    assert!(answered.iter().all(|response| (response.id, response.ttl) == (9, 0)));
+    assert_eq!(answered.len(), count);
 }
 
 #[test]
@@ -667,14 +646,7 @@ fn parts_of_json_beyond_the_bound_end_their_call() {
 
 #[test]
 fn keep_alives_over_http_1_beyond_the_bound_wait_and_none_is_lost() {
-    let mut bed = Bed::ready();
-    let mut peer = bed.connect();
-    let grant = LeaseGrantRequest { id: 9, ttl: 2 };
-    peer.call(&mut bed, "/etcdserverpb.Lease/LeaseGrant", &grant);
-    bed.settle();
-    bed.now_ms += 3_000;
-    // The lease is over, and its revocation is not durable yet.
-    bed.turn();
+    let mut bed = Bed::with_ended_lease(9);
     let count = 8 * limits::KEEP_ALIVE_QUEUE_MAX;
     let request = post("/v3/lease/keepalive", &"{\"ID\":\"9\"}\n".repeat(count));
     let mut pieces = request.as_bytes().chunks(1_000);

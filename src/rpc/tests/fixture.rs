@@ -15,7 +15,7 @@ use crate::node::{self, Metadata, Node, Recovered, Retention};
 use crate::proto::authpb::{Permission, permission::Type};
 use crate::proto::etcdserverpb::{
     AuthEnableRequest, AuthRoleAddRequest, AuthRoleGrantPermissionRequest, AuthUserAddRequest,
-    AuthUserGrantRoleRequest, AuthenticateRequest, AuthenticateResponse,
+    AuthUserGrantRoleRequest, AuthenticateRequest, AuthenticateResponse, LeaseGrantRequest,
 };
 use crate::rpc::{Access, ConnId, ListenerKind, Metrics, Options, PENDING_PROPOSALS_MAX, Server};
 use crate::store::{self, MemoryDisk};
@@ -114,6 +114,30 @@ impl Bed {
         while !bed.server.is_ready() {
             bed.settle();
         }
+        bed
+    }
+
+    /// A server that leads, and whose first entry is not durable: it answers no linearizable read.
+    pub fn unready() -> Bed {
+        let mut bed = Bed::new();
+        loop {
+            bed.now_ms += 100;
+            bed.turn();
+            if bed.server.node().raft().leader().is_some() {
+                return bed;
+            }
+            bed.finish_log_write();
+        }
+    }
+
+    /// A server with a lease that is over, and whose revocation is not durable.
+    pub fn with_ended_lease(id: i64) -> Bed {
+        let mut bed = Bed::ready();
+        let grant = LeaseGrantRequest { id, ttl: 2 };
+        bed.connect().call(&mut bed, "/etcdserverpb.Lease/LeaseGrant", &grant);
+        bed.settle();
+        bed.now_ms += 3_000;
+        bed.turn();
         bed
     }
 

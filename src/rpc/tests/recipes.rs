@@ -195,15 +195,7 @@ fn a_read_that_is_one_too_many_ends_its_call() {
 
 #[test]
 fn a_call_that_is_given_up_while_it_reads_is_over() {
-    // Before its first entry is durable a member answers no linearizable read.
-    let mut bed = Bed::new();
-    while bed.server.node().raft().leader().is_none() {
-        bed.now_ms += 100;
-        bed.turn();
-        if bed.server.node().raft().leader().is_none() {
-            bed.finish_log_write();
-        }
-    }
+    let mut bed = Bed::unready();
     let mut peer = bed.connect();
     let path = "/v3electionpb.Election/Leader";
     let stream = peer.open(&mut bed, path, &[(b"grpc-timeout", b"500m")]);
