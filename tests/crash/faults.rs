@@ -151,28 +151,26 @@ const CUT_OFF_TRIES: usize = 5;
 
 #[test]
 fn a_member_that_was_cut_off_comes_back_without_a_new_term() {
-    let cluster = Cluster::start(3, ARGS);
-    block_on(async {
-        let mut ids = Vec::new();
-        for at in 0..3 {
-            ids.push(cluster.id(at).await);
-        }
-        for _ in 0..CUT_OFF_TRIES {
-            if is_cut_off_unnoticed(&cluster, &ids).await {
-                return;
-            }
-        }
-        panic!("the leader did not stay one while a follower was away");
-    });
+    // Each on a cluster of its own: the history of a try knows nothing of the one before.
+    let is_unnoticed = |_| {
+        let cluster = Cluster::start(3, ARGS);
+        block_on(is_cut_off_unnoticed(&cluster))
+    };
+    let went_well = (0..CUT_OFF_TRIES).any(is_unnoticed);
+    assert!(went_well, "the leader did not stay one while a follower was away");
 }
 
-async fn is_cut_off_unnoticed(cluster: &Cluster, ids: &[u64]) -> bool {
+async fn is_cut_off_unnoticed(cluster: &Cluster) -> bool {
+    let mut ids = Vec::new();
+    for at in 0..3 {
+        ids.push(cluster.id(at).await);
+    }
     let leader = cluster.leader().await;
     let away = (leader + 1) % 3;
     let before = cluster.status(leader).await.expect("it answers").raft_term;
     let traffic = Traffic::start(vec![cluster.members[leader].client], 4);
     traffic.progress(10).await;
-    cluster.net.isolate(ids[away], ids, Condition { cut: true, ..Condition::default() });
+    cluster.net.isolate(ids[away], &ids, Condition { cut: true, ..Condition::default() });
     tokio::time::sleep(Duration::from_millis(4 * ELECTION_MS)).await;
     let leads = cluster.status(leader).await.expect("it answers");
     let cut_off = cluster.status(away).await.expect("it answers");
