@@ -460,19 +460,23 @@ impl Core {
         self.wake.notify();
     }
 
+    /// One after the other: nobody waits for an arriving state, and members may share their machine.
     fn start_snapshot_operations(self: &Rc<Self>) {
-        loop {
-            let next = self.server.borrow_mut().next_snapshot_op();
-            let Some(op) = next else { return };
-            let core = self.clone();
-            glommio::spawn_local(async move { core.snapshot_operation(op).await }).detach();
+        if self.snapshot_disk.is_busy() {
+            return;
         }
+        let next = self.server.borrow_mut().next_snapshot_op();
+        let Some(op) = next else { return };
+        self.snapshot_disk.set_busy(true);
+        let core = self.clone();
+        glommio::spawn_local(async move { core.snapshot_operation(op).await }).detach();
     }
 
     async fn snapshot_operation(&self, op: SnapshotOp) {
         let is_sync = matches!(op, SnapshotOp::Store(_, store::Op::Sync));
         let started = Instant::now();
         let done = self.snapshot_disk.run(op).await;
+        self.snapshot_disk.set_busy(false);
         let mut server = self.server.borrow_mut();
         if is_sync {
             server.metrics().observe(Timing::StateSync, started.elapsed().as_secs_f64());

@@ -8,7 +8,7 @@ use super::store_disk::{Grown, StoreDisk};
 use super::{fatal, files, open};
 use crate::node::SnapshotOp;
 use crate::store::{self, Store};
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::io;
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
@@ -29,12 +29,23 @@ pub struct SnapshotDisk {
     incoming: PathBuf,
     disk: RefCell<Option<Rc<StoreDisk>>>,
     no_fsync: bool,
+    /// An operation is under way.
+    busy: Cell<bool>,
 }
 
 impl SnapshotDisk {
     pub fn new(store: &Path, no_fsync: bool) -> SnapshotDisk {
         let incoming = store.with_extension("incoming");
-        SnapshotDisk { store: store.to_owned(), incoming, disk: RefCell::default(), no_fsync }
+        let (disk, busy) = (RefCell::default(), Cell::new(false));
+        SnapshotDisk { store: store.to_owned(), incoming, disk, no_fsync, busy }
+    }
+
+    pub fn is_busy(&self) -> bool {
+        self.busy.get()
+    }
+
+    pub fn set_busy(&self, busy: bool) {
+        self.busy.set(busy);
     }
 
     /// Removes what a crash has left beside the store.
